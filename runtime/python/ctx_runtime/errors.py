@@ -1,0 +1,120 @@
+"""Every error of ctx-export and its runtime.
+
+::
+
+    CtxError                        one line: what is wrong; `hint`: what to do
+    ├── InputError                  an input's name, dtype, shape or value
+    │   └── TooLongError            longer than the bundle takes, policy `error`
+    ├── BundleError                 a folder that is not a sound bundle; `code` says which rule of FORMAT.md
+    ├── ResourceProfileError        a profile file; names file, key and line
+    ├── BackendError                a backend that can't open or run a graph or an engine
+    ├── MemoryBudgetError           more memory than the resource profile allows
+    ├── MissingExtraError           an optional dependency; the hint is the pip line
+    └── BuildError                  the build side
+        ├── SourceError             a model that can't be loaded
+        ├── ExportError             torch.export or the ONNX conversion refuses, or specialised a dynamic axis
+        ├── EngineError             TensorRT refuses a graph, a target or a precision
+        └── ParityError             outputs out of tolerance (exit 1, all others exit 2)
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+BundleRefusal = Literal[
+    "not-a-bundle",  # no folder, or no manifest.json in it
+    "manifest-syntax",  # not UTF-8, not JSON, duplicate keys, too large
+    "manifest-schema",  # JSON, but not a manifest
+    "format-unsupported",  # a newer `format` than this reader knows
+    "path-unsafe",  # absolute, leaves the bundle, NUL, backslash, empty or dot component
+    "link",  # symbolic link, hard link, device, socket
+    "file-missing",  # listed, not there
+    "file-unlisted",  # there, not listed
+    "file-size",  # size differs from the manifest
+    "file-hash",  # sha256 differs from the manifest
+    "buckets",  # buckets leave a gap, overlap or are out of order
+    "reference",  # a bucket, engine or report names a file that is not listed
+    "graph-syntax",  # not an ONNX file of a supported form
+    "graph-inputs",  # graph inputs or outputs differ from the manifest
+    "graph-size",  # a graph or constant larger than the limits
+    "weight-location",  # external data anywhere but the bundle's weights.bin
+    "weight-range",  # unaligned, short, past the end, or negative
+    "weight-overlap",  # ranges that overlap without one holding the other
+    "golden-syntax",  # parity vectors that are not a plain npz
+]
+
+
+class CtxError(Exception):
+    """Base of all errors: `str(error)` is one line that says what is wrong.
+
+    Attributes:
+        hint: one line that says what to do, or None.
+        exit_code: the exit status of a command that ends with this error.
+    """
+
+    exit_code = 2
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
+class InputError(CtxError):
+    """An input's name, dtype, shape or value is not what the bundle takes."""
+
+
+class TooLongError(InputError):
+    """An input is longer than the largest bucket and the overflow policy is `error`."""
+
+
+class BundleError(CtxError):
+    """A folder that is not a sound bundle.
+
+    Attributes:
+        code: the rule of FORMAT.md that it breaks; the same word in Python and C++.
+    """
+
+    def __init__(self, code: BundleRefusal, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.code: BundleRefusal = code
+
+
+class ResourceProfileError(CtxError):
+    """A resource profile with an unknown key or an impossible value."""
+
+
+class BackendError(CtxError):
+    """A backend can't open or run a graph or an engine."""
+
+
+class MemoryBudgetError(CtxError):
+    """An input needs more memory than the resource profile allows."""
+
+
+class MissingExtraError(CtxError):
+    """An optional dependency is absent."""
+
+    def __init__(self, package: str, extra: str, *, purpose: str) -> None:
+        super().__init__(f"{purpose} needs the package {package!r}", hint=f"pip install 'ctx-export[{extra}]'")
+
+
+class BuildError(CtxError):
+    """The build side can't go on."""
+
+
+class SourceError(BuildError):
+    """A model that can't be loaded."""
+
+
+class ExportError(BuildError):
+    """torch.export or the ONNX conversion refuses the model, or specialised a dynamic axis."""
+
+
+class EngineError(BuildError):
+    """TensorRT refuses a graph, a target or a precision."""
+
+
+class ParityError(BuildError):
+    """Outputs differ from PyTorch's by more than the tolerance."""
+
+    exit_code = 1

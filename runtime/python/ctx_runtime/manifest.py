@@ -1,0 +1,186 @@
+"""`manifest.json`: everything that a reader needs to know of a bundle. The writer and the reader use these classes.
+
+The rules that a sound bundle follows stand in `runtime/FORMAT.md`.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from ctx_runtime.bucket import check_tiling
+from ctx_runtime.resource_profile import BackendName, BucketPlan, Fusion, Overflow, ShareWeights
+
+FORMAT = 1
+"""The bundle format that this code writes, and the newest that it reads."""
+
+DType = Literal["float32", "float16", "int64", "int32", "bool"]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.:/-]{1,256}$")]
+Path = Annotated[str, Field(min_length=1, max_length=512)]
+Dim = Annotated[int, Field(ge=1)] | Literal["batch", "length"]
+Shape = Annotated[tuple[Dim, ...], Field(min_length=1, max_length=8, strict=False)]
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class TensorSpec(_Model):
+    """Name, dtype and symbolic shape of an input or output, e.g. `("batch", "length", 384)`."""
+
+    name: Name
+    dtype: DType
+    shape: Shape
+
+    @property
+    def length_axis(self) -> int | None:
+        """The axis that grows with the input, None for an output that is one row for the whole input."""
+        return self.shape.index("length") if "length" in self.shape else None
+
+
+class InputSpec(TensorSpec):
+    """An input; `pad` is the value that fills a row up to the longest of its batch.
+
+    Attributes:
+        role: `tokens` are the ids whose special tokens frame every segment; `mask` is 1 on real tokens and 0 on
+            padding, made by the runtime where the caller gives none; `segment-ids` default to zeros; `data` is
+            anything else and must be given.
+    """
+
+    pad: int | float
+    role: Literal["tokens", "mask", "segment-ids", "data"] = "data"
+
+
+class OutputSpec(TensorSpec):
+    """An output; `fusion` joins the outputs of segments: `concat` along the length axis, else a pooling."""
+
+    fusion: Fusion
+    normalized: bool = False
+    """The rows have unit length; a fused row is brought back to it."""
+
+
+class Tolerance(_Model):
+    """What counts as the same answer: `|a - b| <= max_abs` elementwise, and cosine of the flattened rows."""
+
+    max_abs: Annotated[float, Field(gt=0)]
+    min_cosine: Annotated[float, Field(ge=-1, le=1)]
+
+
+class BucketRecord(BucketPlan):
+    """A bucket of a bundle: its resolved plan and its files.
+
+    Attributes:
+        graph: takes every input, the mask too: for batches with padding.
+        unmasked_graph: the same network without the mask input, for rows without padding; None where the model
+            has no mask.
+        tolerance: of this bucket's precision against PyTorch's float32.
+        golden: inputs and expected outputs, `parity/ctx-128.npz`.
+    """
+
+    graph: Path
+    unmasked_graph: Path | None
+    tolerance: Tolerance
+    golden: Path | None
+
+
+class EngineRecord(_Model):
+    """A TensorRT engine: native code for one library version and a list of targets.
+
+    Attributes:
+        targets: `sm86`, … for `tensorrt-rtx`; what the build asked for (`current`, `ampere+`) for `tensorrt`.
+        library_version: the engine loads in this version of the library only.
+        optimization_profiles: the optimization-profile index of each bucket that the engine serves.
+        stripped: built without weights; refitted from `weights.bin` when it is opened.
+    """
+
+    backend: Literal["tensorrt", "tensorrt-rtx"]
+    targets: Annotated[tuple[Name, ...], Field(min_length=1, strict=False)]
+    file: Path
+    library_version: str
+    network: str
+    optimization_profiles: Annotated[dict[str, Annotated[int, Field(ge=0)]], Field(min_length=1)]
+    stripped: bool = False
+
+
+class SpecialTokens(_Model):
+    """Token ids that frame every segment of the `tokens` input: `[101]`, `[102]` for BERT."""
+
+    prefix: Annotated[tuple[int, ...], Field(max_length=64, strict=False)] = ()
+    suffix: Annotated[tuple[int, ...], Field(max_length=64, strict=False)] = ()
+
+
+class SourceRecord(_Model):
+    """Where the model came from; `sha256` covers its weights and configuration."""
+
+    kind: Literal["huggingface", "safetensors", "module"]
+    sha256: Sha256
+
+
+class FileRecord(_Model):
+    """A file of the bundle; `path` is relative to it, with forward slashes."""
+
+    path: Path
+    bytes: Annotated[int, Field(ge=0)]
+    sha256: Sha256
+
+
+class Manifest(_Model):
+    """The bundle's table of contents.
+
+    Attributes:
+        padding_invariant: padding does not change an answer beyond the tolerance (measured by the build); where it
+            does, the runtime batches rows of equal length only.
+        weights: the one file with all weights, None for a model without any.
+    """
+
+    format: Annotated[int, Field(ge=1)]
+    name: Name
+    task: Name
+    source: SourceRecord
+    toolchain: dict[str, str]
+    inputs: Annotated[tuple[InputSpec, ...], Field(min_length=1, max_length=64, strict=False)]
+    outputs: Annotated[tuple[OutputSpec, ...], Field(min_length=1, max_length=64, strict=False)]
+    padding_invariant: bool
+    special_tokens: SpecialTokens
+    buckets: Annotated[tuple[BucketRecord, ...], Field(min_length=1, max_length=64, strict=False)]
+    engines: Annotated[tuple[EngineRecord, ...], Field(max_length=256, strict=False)] = ()
+    overflow: Overflow
+    session_budget: Annotated[int, Field(ge=1)] | None
+    share_weights: ShareWeights
+    weights: Path | None
+    tokenizer: Path | None
+    parity_report: Path | None
+    files: Annotated[tuple[FileRecord, ...], Field(max_length=4096, strict=False)]
+
+    @model_validator(mode="after")
+    def _check_names(self) -> Manifest:
+        for kind, specs in (("input", self.inputs), ("output", self.outputs)):
+            names = [spec.name for spec in specs]
+            if len(set(names)) != len(names):
+                raise ValueError(f"two {kind}s have the same name")
+        if not any(spec.length_axis is not None for spec in self.inputs):
+            raise ValueError("no input has a length axis")
+        for role in ("tokens", "mask"):
+            if sum(spec.role == role for spec in self.inputs) > 1:
+                raise ValueError(f"more than one input has the role {role!r}")
+        return self
+
+    def check_buckets(self) -> None:
+        """Raise ValueError unless the buckets tile `1..max`."""
+        check_tiling(self.buckets)
+
+    @property
+    def mask(self) -> InputSpec | None:
+        """The input that is 1 on real tokens and 0 on padding, if the model has one."""
+        return next((spec for spec in self.inputs if spec.role == "mask"), None)
+
+    @property
+    def max_length(self) -> int:
+        """The longest input, in tokens, that runs without segments."""
+        return self.buckets[-1].max_length
+
+    def engines_for(self, backend: BackendName, bucket: str) -> tuple[EngineRecord, ...]:
+        """The engines that serve `bucket` on `backend`, in the order of the manifest."""
+        return tuple(e for e in self.engines if e.backend == backend and bucket in e.optimization_profiles)

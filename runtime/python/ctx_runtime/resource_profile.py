@@ -1,0 +1,189 @@
+"""Resource profiles: how much of the network runs at which length, how precisely, and on what.
+
+A resource profile is what an engineer writes (`profiles/*.yaml`); `ResourceProfile.resolve()` fills in every default,
+and the resolved buckets stand in the bundle's manifest. TensorRT's *optimization profile* is another thing.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from ctx_runtime.bucket import Bucket, Tokens, check_tiling
+
+Precision = Literal["fp32", "fp16", "bf16", "int8", "int4"]
+BackendName = Literal[
+    "onnxruntime-cpu",
+    "onnxruntime-cuda",
+    "onnxruntime-tensorrt",
+    "onnxruntime-tensorrt-rtx",
+    "tensorrt",
+    "tensorrt-rtx",
+]
+OverflowPolicy = Literal["segment", "truncate", "error"]
+Fusion = Literal["concat", "mean", "max", "attention", "learned"]
+ShareWeights = Literal["mmap", "off"]
+
+_UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
+
+
+def parse_bytes(value: object) -> object:
+    """Read `512 MiB` as 536870912; anything but a string passes unchanged, for the type check that follows.
+
+    Raises:
+        ValueError: a string that is not a number and one of B, KB, MB, GB, KiB, MiB, GiB.
+    """
+    if not isinstance(value, str):
+        return value
+    for unit in sorted(_UNITS, key=len, reverse=True):
+        number = value.strip().removesuffix(unit)
+        if number != value.strip():
+            try:
+                return int(float(number) * _UNITS[unit])
+            except (ValueError, OverflowError):
+                break
+    raise ValueError(f"expected bytes or a size such as '512 MiB', got {value!r}")
+
+
+Bytes = Annotated[int, BeforeValidator(parse_bytes), Field(ge=1, le=1 << 50)]
+BatchSize = Annotated[int, Field(ge=1, le=4096)]
+Threads = Annotated[int, Field(ge=0, le=1024)]
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class RopeScaling(_Model):
+    """Rotary position scaling of a sub-network."""
+
+    kind: Literal["linear", "ntk", "yarn", "llama3"]
+    factor: Annotated[float, Field(gt=0, le=1024, strict=False)]
+
+
+class SubNetwork(_Model):
+    """The part of the network that a bucket runs; None means all of it."""
+
+    layers: Annotated[int, Field(ge=1, le=4096)] | None = None
+    heads: Annotated[int, Field(ge=1, le=4096)] | None = None
+    ffn: Annotated[int, Field(ge=1, le=1 << 20)] | None = None
+    rope_scaling: RopeScaling | None = None
+
+
+class BatchRange(_Model):
+    """Batch sizes that a bucket must take: `min <= opt <= max`."""
+
+    min: BatchSize = 1
+    opt: BatchSize = 1
+    max: BatchSize = 8
+
+    @model_validator(mode="after")
+    def _check_order(self) -> BatchRange:
+        if not self.min <= self.opt <= self.max:
+            raise ValueError(f"expected min <= opt <= max, got {self.min}, {self.opt}, {self.max}")
+        return self
+
+
+class BucketSettings(_Model):
+    """What a resource profile may say for all its buckets; a bucket may override each."""
+
+    batch: BatchRange | None = None
+    precision: Precision | None = None
+    threads: Threads | None = None
+    memory_budget: Bytes | None = None
+    backends: Annotated[tuple[BackendName, ...], Field(min_length=1, strict=False)] | None = None
+    subnetwork: SubNetwork | None = None
+
+
+class BucketEntry(BucketSettings):
+    """One bucket of a profile file; only `max_length` is needed."""
+
+    max_length: Tokens
+    min_length: Tokens | None = None
+    opt_length: Tokens | None = None
+
+
+class Overflow(_Model):
+    """What happens to an input longer than the largest bucket.
+
+    Attributes:
+        policy: cut into segments, cut off (and say so), or refuse.
+        overlap: tokens that neighbouring segments share.
+        fusion: how outputs without a length axis are fused; token outputs are always `concat`.
+    """
+
+    policy: OverflowPolicy = "segment"
+    overlap: Annotated[int, Field(ge=0, le=1 << 20)] = 32
+    fusion: Fusion = "mean"
+
+
+class BucketPlan(Bucket):
+    """A bucket with everything of its resource profile resolved."""
+
+    batch: BatchRange
+    precision: Precision
+    threads: Threads
+    memory_budget: Bytes | None
+    backends: Annotated[tuple[BackendName, ...], Field(min_length=1, strict=False)]
+    subnetwork: SubNetwork | None
+
+    @property
+    def network(self) -> str:
+        """Names the network and precision that the bucket runs: buckets with the same name share sessions."""
+        if self.subnetwork is None:
+            return self.precision
+        sub = self.subnetwork
+        parts = [f"{key}{value}" for key, value in (("l", sub.layers), ("h", sub.heads), ("f", sub.ffn)) if value]
+        if sub.rope_scaling:
+            parts.append(f"{sub.rope_scaling.kind}{sub.rope_scaling.factor:g}")
+        return "-".join([self.precision, *parts])
+
+
+class ResourceProfile(BucketSettings):
+    """Buckets, and what each runs with.
+
+    The smallest valid profile is ``name: x`` and ``buckets: [{max_length: 16}, {max_length: 48}]``.
+    """
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+    description: str = ""
+    buckets: Annotated[tuple[BucketEntry, ...], Field(min_length=1, max_length=64, strict=False)]
+    overflow: Overflow = Overflow()
+    session_budget: Bytes | None = None
+    share_weights: ShareWeights = "mmap"
+
+    @model_validator(mode="after")
+    def _check_buckets(self) -> ResourceProfile:
+        plans = self.resolve()
+        check_tiling(plans)
+        if self.overflow.policy == "segment" and self.overflow.overlap >= plans[-1].max_length:
+            raise ValueError(
+                f"overflow.overlap {self.overflow.overlap} must be below the largest bucket, {plans[-1].max_length}"
+            )
+        return self
+
+    def resolve(self) -> tuple[BucketPlan, ...]:
+        """The buckets with every default filled in, in ascending order of length."""
+        plans: list[BucketPlan] = []
+        start = 1
+        for entry in self.buckets:
+            plans.append(
+                BucketPlan(
+                    min_length=entry.min_length or start,
+                    max_length=entry.max_length,
+                    opt_length=entry.opt_length or entry.max_length,
+                    batch=entry.batch or self.batch or BatchRange(),
+                    precision=entry.precision or self.precision or "fp32",
+                    threads=_first(entry.threads, self.threads, 0),
+                    memory_budget=entry.memory_budget or self.memory_budget,
+                    backends=entry.backends or self.backends or ("onnxruntime-cpu",),
+                    subnetwork=entry.subnetwork or self.subnetwork,
+                )
+            )
+            start = entry.max_length + 1
+        return tuple(plans)
+
+
+def _first(*values: int | None) -> int:
+    return next(value for value in values if value is not None)
