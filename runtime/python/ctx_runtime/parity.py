@@ -1,0 +1,131 @@
+"""What counts as the same answer: arrays in, figures out. The build and the device use the same comparison."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict
+
+from ctx_runtime.manifest import OutputSpec, Tolerance
+
+Form = Literal["masked", "unmasked"]
+
+
+class ParityCase(BaseModel):
+    """How far one run of a bucket's graph is from the expected outputs, over all outputs and rows.
+
+    Attributes:
+        lengths: the true length of each row, in tokens.
+        padded_to: the length that the rows were padded to; equal to the longest where nothing was added.
+        max_rel: largest `|a - b| / max(|b|, 1e-3)`.
+        cosine: smallest cosine of a row's flattened output.
+        top1: share of equal argmax over the last axis, over all positions.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    bucket: str
+    form: Form
+    lengths: tuple[int, ...]
+    padded_to: int
+    max_abs: float
+    max_rel: float
+    cosine: float
+    top1: float
+    tolerance: Tolerance
+    passed: bool
+
+    @property
+    def length(self) -> int:
+        """The longest row, in tokens."""
+        return max(self.lengths)
+
+    @property
+    def batch(self) -> int:
+        """The number of rows."""
+        return len(self.lengths)
+
+    def to_json(self) -> dict[str, object]:
+        """The case as scripts read it."""
+        return {
+            "bucket": self.bucket,
+            "length": self.length,
+            "batch": self.batch,
+            "max_abs": self.max_abs,
+            "cosine": self.cosine,
+            "passed": self.passed,
+        } | self.model_dump(exclude={"bucket", "passed"})
+
+
+class ParityReport(BaseModel):
+    """The cases of all buckets."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    cases: tuple[ParityCase, ...]
+
+    @property
+    def passed(self) -> bool:
+        """Every case is within its tolerance, and there is at least one."""
+        return bool(self.cases) and all(case.passed for case in self.cases)
+
+    def worst(self) -> dict[str, float]:
+        """The largest `max_abs` and the smallest `cosine` of all cases."""
+        return {
+            "max_abs": max((case.max_abs for case in self.cases), default=0.0),
+            "cosine": min((case.cosine for case in self.cases), default=1.0),
+        }
+
+
+def compare(
+    expected: Mapping[str, np.ndarray],
+    actual: Mapping[str, np.ndarray],
+    *,
+    outputs: Sequence[OutputSpec],
+    bucket: str,
+    form: Form,
+    lengths: Sequence[int],
+    padded_to: int,
+    tolerance: Tolerance,
+) -> ParityCase:
+    """Compare `outputs` of `(batch, …)` arrays row by row, over each row's own length only.
+
+    NaN on either side, or a shape that differs, is a failure with `max_abs` infinite, never a pass.
+    """
+    max_abs = max_rel = 0.0
+    cosine = top1 = 1.0
+    for spec in outputs:
+        hits = total = 0
+        for row, length in enumerate(lengths):
+            a = _crop(actual[spec.name][row], spec, length)
+            b = _crop(expected[spec.name][row], spec, length)
+            if a.shape != b.shape or not (np.isfinite(a).all() and np.isfinite(b).all()):
+                max_abs, max_rel, cosine = float("inf"), float("inf"), -1.0
+                continue
+            difference = np.abs(a - b)
+            max_abs = max(max_abs, float(difference.max()))
+            max_rel = max(max_rel, float((difference / np.maximum(np.abs(b), 1e-3)).max()))
+            cosine = min(cosine, _cosine(a.ravel(), b.ravel()))
+            agree = a.argmax(-1) == b.argmax(-1)
+            hits, total = hits + int(agree.sum()), total + agree.size
+        top1 = min(top1, hits / total if total else 0.0)
+    passed = max_abs <= tolerance.max_abs and cosine >= tolerance.min_cosine
+    return ParityCase(
+        bucket=bucket, form=form, lengths=tuple(lengths), padded_to=padded_to, max_abs=max_abs, max_rel=max_rel,
+        cosine=cosine, top1=top1, tolerance=tolerance, passed=passed,
+    )  # fmt: skip
+
+
+def _crop(row: np.ndarray, spec: OutputSpec, length: int) -> np.ndarray:
+    """One row without its padding, in float64; `row` has lost the batch axis."""
+    axis = spec.length_axis
+    if axis is not None:
+        row = row[(slice(None),) * (axis - 1) + (slice(length),)]
+    return row.astype(np.float64)
+
+
+def _cosine(a: np.ndarray, b: np.ndarray) -> float:
+    norms = float(np.linalg.norm(a) * np.linalg.norm(b))
+    return float(a @ b) / norms if norms else float(np.array_equal(a, b))
