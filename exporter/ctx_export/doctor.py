@@ -1,0 +1,120 @@
+"""What this machine can build and run, and the pip line for each part that is missing."""
+
+from __future__ import annotations
+
+import platform
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+
+from ctx_runtime import __version__
+from ctx_runtime.resource_profile import BackendName
+
+_PACKAGES = {
+    "torch": "export",
+    "transformers": "export",
+    "onnx": "export",
+    "onnx-ir": "export",
+    "onnxscript": "export",
+    "onnxruntime": "cpu",
+    "tokenizers": "cpu",
+    "onnxruntime-gpu": "cuda",
+    "tensorrt-rtx-cu12": "rtx",
+    "tensorrt": "tensorrt",
+}
+_PROVIDERS: dict[BackendName, tuple[str, str]] = {
+    "onnxruntime-cpu": ("CPUExecutionProvider", "cpu"),
+    "onnxruntime-cuda": ("CUDAExecutionProvider", "cuda"),
+    "onnxruntime-tensorrt": ("TensorrtExecutionProvider", "cuda"),
+    "onnxruntime-tensorrt-rtx": ("NvTensorRTRTXExecutionProvider", "cuda"),
+}
+_LIBRARIES: dict[BackendName, tuple[str, str]] = {
+    "tensorrt-rtx": ("tensorrt_rtx", "rtx"),
+    "tensorrt": ("tensorrt", "tensorrt"),
+}
+
+
+@dataclass(frozen=True)
+class Part:
+    """A package, or a backend that builds or runs.
+
+    Attributes:
+        detail: its version, or why it is not available.
+        hint: what to do about it, None where there is nothing to do.
+    """
+
+    name: str
+    available: bool
+    detail: str
+    hint: str | None
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """The state of this machine."""
+
+    system: str
+    devices: tuple[str, ...]
+    packages: tuple[Part, ...]
+    builders: tuple[Part, ...]
+    backends: tuple[Part, ...]
+
+
+def diagnose() -> Diagnosis:
+    """Look at packages, execution providers, TensorRT libraries and devices; nothing is loaded onto a device."""
+    devices = _devices()
+    return Diagnosis(
+        system=f"ctx-export {__version__}, Python {platform.python_version()}, {platform.system()} {platform.machine()}",
+        devices=devices,
+        packages=tuple(_package(name, extra) for name, extra in _PACKAGES.items()),
+        builders=tuple(_builder(name, *library) for name, library in _LIBRARIES.items()),
+        backends=(
+            *(_provider(name, *needs) for name, needs in _PROVIDERS.items()),
+            *(_library(name, *library, devices) for name, library in _LIBRARIES.items()),
+        ),
+    )
+
+
+def _pip(extra: str) -> str:
+    return f"pip install 'ctx-export[{extra}]'"
+
+
+def _package(name: str, extra: str) -> Part:
+    try:
+        return Part(name, True, version(name), None)
+    except PackageNotFoundError:
+        return Part(name, False, "not installed", _pip(extra))
+
+
+def _provider(name: BackendName, provider: str, extra: str) -> Part:
+    if find_spec("onnxruntime") is None:
+        return Part(name, False, "onnxruntime is not installed", _pip(extra))
+    import onnxruntime  # noqa: PLC0415  (optional)
+
+    if provider in onnxruntime.get_available_providers():
+        return Part(name, True, f"onnxruntime {onnxruntime.__version__}", None)
+    return Part(name, False, f"this build of onnxruntime has no {provider}", _pip(extra))
+
+
+def _builder(name: BackendName, module: str, extra: str) -> Part:
+    if find_spec(module) is None:
+        return Part(name, False, f"{module} is not installed", _pip(extra))
+    where = "ahead of time, no GPU needed" if name == "tensorrt-rtx" else "on a machine with a GPU"
+    return Part(name, True, f"builds {where}", None)
+
+
+def _library(name: BackendName, module: str, extra: str, devices: tuple[str, ...]) -> Part:
+    if find_spec(module) is None:
+        return Part(name, False, f"{module} is not installed", _pip(extra))
+    if not devices:
+        return Part(name, False, "no NVIDIA GPU or driver", None)
+    return Part(name, True, f"{module} with {devices[0]}", None)
+
+
+def _devices() -> tuple[str, ...]:
+    """The names of the NVIDIA GPUs that torch sees."""
+    if find_spec("torch") is None:
+        return ()
+    import torch  # noqa: PLC0415  (optional)
+
+    return tuple(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count()))
