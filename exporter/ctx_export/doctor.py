@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import platform
+import shutil
+import subprocess
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
@@ -64,7 +66,7 @@ def diagnose() -> Diagnosis:
     """Look at packages, execution providers, TensorRT libraries and devices; nothing is loaded onto a device."""
     devices = _devices()
     return Diagnosis(
-        system=f"ctx-export {__version__}, Python {platform.python_version()}, {platform.system()} {platform.machine()}",
+        system=f"ctx-export {__version__}, Python {platform.python_version()} on {platform.machine()}",
         devices=devices,
         packages=tuple(_package(name, extra) for name, extra in _PACKAGES.items()),
         builders=tuple(_builder(name, *library) for name, library in _LIBRARIES.items()),
@@ -112,9 +114,10 @@ def _library(name: BackendName, module: str, extra: str, devices: tuple[str, ...
 
 
 def _devices() -> tuple[str, ...]:
-    """The names of the NVIDIA GPUs that torch sees."""
-    if find_spec("torch") is None:
+    """The NVIDIA GPUs that the driver lists, with their compute capability."""
+    command = shutil.which("nvidia-smi")
+    if command is None:
         return ()
-    import torch  # noqa: PLC0415  (optional)
-
-    return tuple(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count()))
+    query = [command, "--query-gpu=name,compute_cap", "--format=csv,noheader"]
+    answer = subprocess.run(query, capture_output=True, text=True, timeout=20, check=False)
+    return tuple(line.strip() for line in answer.stdout.splitlines()) if answer.returncode == 0 else ()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -97,7 +98,7 @@ def parity_summary(report: ParityReport) -> dict[str, object]:
     """Verdict, worst figures and invariances of a parity report."""
     return {
         "passed": report.passed,
-        "worst": report.worst(),
+        "worst": {name: value if math.isfinite(value) else None for name, value in report.worst().items()},
         "padding_effect": report.padding_effect,
         "batch_effect": report.batch_effect,
         "unverified": report.unverified,

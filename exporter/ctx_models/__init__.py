@@ -1,0 +1,1 @@
+"""Length-adaptive PyTorch models."""

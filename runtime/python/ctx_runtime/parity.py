@@ -48,23 +48,36 @@ class ParityCase(BaseModel):
         return len(self.lengths)
 
     def to_json(self) -> dict[str, object]:
-        """The case as scripts read it."""
+        """The case as scripts read it; a figure that is not finite is null."""
+        figures = {"max_abs": self.max_abs, "max_rel": self.max_rel, "cosine": self.cosine, "top1": self.top1}
         return {
             "bucket": self.bucket,
+            "form": self.form,
             "length": self.length,
             "batch": self.batch,
-            "max_abs": self.max_abs,
-            "cosine": self.cosine,
+            "lengths": list(self.lengths),
+            "padded_to": self.padded_to,
+            **{name: value if np.isfinite(value) else None for name, value in figures.items()},
+            "tolerance": self.tolerance.model_dump(),
             "passed": self.passed,
-        } | self.model_dump(exclude={"bucket", "passed"})
+        }
 
 
 class ParityReport(BaseModel):
-    """The cases of all buckets."""
+    """The cases of all buckets.
+
+    Attributes:
+        padding_effect: largest change (max abs) of an answer when its row is padded; None: not measured.
+        batch_effect: the same when the row shares its batch with others of its length.
+        unverified: buckets that could not run on the machine that made the report, with the reason.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     cases: tuple[ParityCase, ...]
+    padding_effect: float | None = None
+    batch_effect: float | None = None
+    unverified: dict[str, str] = {}
 
     @property
     def passed(self) -> bool:

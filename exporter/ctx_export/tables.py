@@ -1,0 +1,121 @@
+"""The tables that commands end with; nothing is printed here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from rich.console import Group
+from rich.table import Table
+
+from ctx_export.doctor import Diagnosis, Part
+from ctx_export.reports import BuildReport
+from ctx_runtime.parity import ParityCase, ParityReport
+
+_YES, _NO = "[green]yes[/]", "[red]no[/]"
+
+
+def build_table(report: BuildReport) -> Group:
+    """Buckets with their sizes and parity, then the totals."""
+    table = Table(title=f"{report.bundle.manifest.name} -> {report.bundle.root}", title_justify="left")
+    for heading in ("bucket", "tokens", "batch", "precision", "backends"):
+        table.add_column(heading)
+    for heading in ("graphs", "cases", "max abs", "cosine", "top-1"):
+        table.add_column(heading, justify="right")
+    table.add_column("parity")
+    sizes = {record.path: record.bytes for record in report.bundle.manifest.files}
+    for bucket in report.bundle.manifest.buckets:
+        cases = [case for case in report.parity.cases if case.bucket == bucket.name]
+        table.add_row(
+            bucket.name,
+            f"{bucket.min_length}..{bucket.max_length}",
+            f"{bucket.batch.min}..{bucket.batch.max}",
+            bucket.precision,
+            ", ".join(bucket.backends),
+            human_bytes(sizes[bucket.graph] + sizes.get(bucket.unmasked_graph or "", 0)),
+            str(len(cases)),
+            *_worst(cases),
+            report.parity.unverified.get(bucket.name, _verdict(all(case.passed for case in cases))),
+        )
+    return Group(table, *build_summary(report))
+
+
+def build_summary(report: BuildReport) -> Iterable[str]:
+    """Sizes, times and what came from the cache, a line each."""
+    yield f"weights {human_bytes(report.weights_bytes)}, bundle {human_bytes(report.bundle_bytes)}"
+    times = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in report.seconds.items())
+    yield times + (f"; from the cache: {', '.join(report.cached)}" if report.cached else "")
+    yield from invariance_lines(report.parity)
+
+
+def parity_table(report: ParityReport) -> Group:
+    """Every case, worst figures last."""
+    table = Table()
+    for heading in ("bucket", "graph", "lengths", "padded to"):
+        table.add_column(heading)
+    for heading in ("max abs", "cosine", "top-1", "allowed"):
+        table.add_column(heading, justify="right")
+    table.add_column("parity")
+    for case in report.cases:
+        table.add_row(
+            case.bucket,
+            case.form,
+            ", ".join(map(str, case.lengths)),
+            str(case.padded_to),
+            f"{case.max_abs:.2e}",
+            f"{case.cosine:.6f}",
+            f"{case.top1:.1%}",
+            f"{case.tolerance.max_abs:.0e}",
+            _verdict(case.passed),
+        )
+    return Group(table, *invariance_lines(report))
+
+
+def invariance_lines(report: ParityReport) -> Iterable[str]:
+    """How much padding and batch mates move an answer, and what could not be run."""
+    if report.padding_effect is not None and report.batch_effect is not None:
+        yield f"moved by padding: {report.padding_effect:.1e}, by batch mates: {report.batch_effect:.1e} (max abs)"
+    for bucket, reason in report.unverified.items():
+        yield f"[yellow]{bucket} could not be run here: {reason}[/]"
+
+
+def doctor_table(diagnosis: Diagnosis) -> Group:
+    """Packages, builders and backends, with what to do about what is missing."""
+    table = Table()
+    for heading in ("part", "name", "here", "detail", "to get it"):
+        table.add_column(heading)
+    sections: tuple[tuple[str, tuple[Part, ...]], ...] = (
+        ("package", diagnosis.packages),
+        ("builds", diagnosis.builders),
+        ("runs", diagnosis.backends),
+    )
+    for section, parts in sections:
+        for part in parts:
+            table.add_row(
+                section, part.name, _YES if part.available else _NO, part.detail, (part.hint or "").replace("[", r"\[")
+            )
+        table.add_section()
+    return Group(diagnosis.system, f"GPUs: {', '.join(diagnosis.devices) or 'none'}", table)
+
+
+def human_bytes(size: int) -> str:
+    """`91.4 MB`, in powers of ten."""
+    value = float(size)
+    for unit in ("B", "kB", "MB"):
+        if value < 1000:
+            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
+        value /= 1000
+    return f"{value:.2f} GB"
+
+
+def _worst(cases: list[ParityCase]) -> tuple[str, str, str]:
+    if not cases:
+        return "-", "-", "-"
+    return (
+        f"{max(case.max_abs for case in cases):.1e}",
+        f"{min(case.cosine for case in cases):.6f}",
+        f"{min(case.top1 for case in cases):.1%}",
+    )
+
+
+def _verdict(passed: bool) -> str:
+    return "[green]pass[/]" if passed else "[red]fail[/]"
