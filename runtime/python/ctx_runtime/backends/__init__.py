@@ -15,22 +15,22 @@ from ctx_runtime.resource_profile import BackendName
 
 
 class Session(Protocol):
-    """One opened graph or engine. `run` may be called from several threads at once.
-
-    Attributes:
-        backend: the backend that runs it.
-        inputs: the names it takes; the mask is absent from a mask-free graph.
-        resident_bytes: private memory that it keeps while open, an estimate: what the byte budget counts.
-    """
+    """One opened graph or engine. `run` may be called from several threads at once."""
 
     @property
-    def backend(self) -> BackendName: ...
+    def backend(self) -> BackendName:
+        """The backend that runs it."""
+        ...
 
     @property
-    def inputs(self) -> frozenset[str]: ...
+    def inputs(self) -> frozenset[str]:
+        """The names that it takes; the mask is absent from a mask-free graph."""
+        ...
 
     @property
-    def resident_bytes(self) -> int: ...
+    def resident_bytes(self) -> int:
+        """Private memory that it keeps while open, an estimate: what the byte budget counts."""
+        ...
 
     def run(self, feeds: Mapping[str, np.ndarray], *, bucket: str) -> dict[str, np.ndarray]:
         """Run `feeds` with the resources of `bucket`; every output by name.
