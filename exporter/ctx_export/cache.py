@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
@@ -56,8 +55,10 @@ class BuildCache:
         partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=entry.parent))
         try:
             make(partial)
-            with contextlib.suppress(FileExistsError):
-                partial.rename(entry)
+            partial.rename(entry)
+        except OSError:
+            if not entry.is_dir():
+                raise
         finally:
             shutil.rmtree(partial, ignore_errors=True)
         self._prune(keep=entry)
