@@ -132,28 +132,22 @@ def _cut_tables(graph: ir.Graph, known: Intervals) -> None:
 
 def _is_prefix(table: ir.Value, window: Window) -> bool:
     """Whether all up to the window's end is the beginning of the table's bytes, and not the whole table."""
-    shape = table.shape
-    return shape is not None and window.stop < shape[window.axis] and all(dim == 1 for dim in shape[: window.axis])
+    dims = () if table.shape is None else table.shape.numpy()
+    return window.stop < dims[window.axis] and all(dim == 1 for dim in dims[: window.axis])
 
 
 def _prefix(graph: ir.Graph, table: ir.Value, window: Window) -> ir.Value:
     """The table up to the window's end: a view of the same weights, `(…, stop, …)`."""
-    name = f"{table.name}.first{window.stop}"
+    name, whole = f"{table.name}.first{window.stop}", table.const_value
     if name in graph.initializers:
         return graph.initializers[name]
-    whole, rows = table.const_value, (*[slice(None)] * window.axis, slice(window.stop))
-    assert whole is not None and table.shape is not None and whole.dtype is not None  # noqa: S101 (an initializer)
-    shape = ir.Shape([*table.shape[: window.axis], window.stop, *table.shape[window.axis + 1 :]])
+    assert whole is not None and table.shape is not None  # noqa: S101 (an initializer)
+    rows, dims = (*[slice(None)] * window.axis, slice(window.stop)), list(table.shape.numpy())
+    dims[window.axis] = window.stop
     view = ir.LazyTensor(
-        lambda: ir.Tensor(whole.numpy()[rows], dtype=whole.dtype), dtype=whole.dtype, shape=shape, name=name
+        lambda: ir.Tensor(whole.numpy()[rows], dtype=whole.dtype), dtype=whole.dtype, shape=ir.Shape(dims), name=name
     )
-    return _initializer(graph, view)
-
-
-def _initializer(graph: ir.Graph, tensor: ir.TensorProtocol) -> ir.Value:
-    value = ir.Value(
-        name=tensor.name, shape=ir.Shape(list(tensor.shape)), type=ir.TensorType(tensor.dtype), const_value=tensor
-    )
+    value = ir.Value(name=name, shape=ir.Shape(dims), type=ir.TensorType(whole.dtype), const_value=view)
     graph.register_initializer(value)
     return value
 
@@ -199,4 +193,6 @@ def _make_static(graph: ir.Graph, sizes: dict[str, int]) -> None:
     """Give the dimensions of `sizes` their one size, everywhere in the graph."""
     for value in [*graph.inputs, *(output for node in graph for output in node.outputs)]:
         if value.shape is not None:
-            value.shape = ir.Shape([dim if isinstance(dim, int) else sizes.get(dim.value or "", dim) for dim in value.shape])
+            value.shape = ir.Shape(
+                [dim if isinstance(dim, int) else sizes.get(dim.value or "", dim) for dim in value.shape]
+            )
