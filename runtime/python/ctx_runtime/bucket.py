@@ -44,15 +44,26 @@ class Bucket(BaseModel):
         return self.min_length <= length <= self.max_length
 
 
+class LocatedError(ValueError):
+    """An impossible value; `key` says where it stands in a profile or a manifest: `("buckets", 1)`."""
+
+    def __init__(self, key: tuple[str | int, ...], message: str) -> None:
+        super().__init__(message)
+        self.key = key
+
+
 def check_tiling(buckets: Sequence[Bucket]) -> None:
-    """Raise ValueError unless `buckets` tile `1..max` in ascending order, without gap or overlap."""
+    """Raise LocatedError unless `buckets` tile `1..max` in ascending order, without gap or overlap."""
     if not buckets:
-        raise ValueError("at least one bucket is needed")
+        raise LocatedError(("buckets",), "at least one bucket is needed")
     expected = 1
-    for bucket in buckets:
+    for index, bucket in enumerate(buckets):
         if bucket.min_length != expected:
             kind = "a gap" if bucket.min_length > expected else "an overlap"
-            raise ValueError(f"{kind} before {bucket.name}: it starts at {bucket.min_length}, expected {expected}")
+            raise LocatedError(
+                ("buckets", index),
+                f"{kind} before {bucket.name}: it starts at {bucket.min_length}, expected {expected}",
+            )
         expected = bucket.max_length + 1
 
 

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from ctx_runtime.bucket import Bucket, Tokens, check_tiling
+from ctx_runtime.bucket import Bucket, LocatedError, Tokens, check_tiling
 
 Precision = Literal["fp32", "fp16", "bf16", "int8", "int4"]
 BackendName = Literal[
@@ -103,6 +103,13 @@ class BucketEntry(BucketSettings):
     min_length: Tokens | None = None
     opt_length: Tokens | None = None
 
+    @model_validator(mode="after")
+    def _check_order(self) -> BucketEntry:
+        lengths = [length for length in (self.min_length, self.opt_length, self.max_length) if length is not None]
+        if lengths != sorted(lengths):
+            raise ValueError(f"expected min_length <= opt_length <= max_length, got {', '.join(map(str, lengths))}")
+        return self
+
 
 class Overflow(_Model):
     """What happens to an input longer than the largest bucket.
@@ -158,8 +165,9 @@ class ResourceProfile(BucketSettings):
         plans = self.resolve()
         check_tiling(plans)
         if self.overflow.policy == "segment" and self.overflow.overlap >= plans[-1].max_length:
-            raise ValueError(
-                f"overflow.overlap {self.overflow.overlap} must be below the largest bucket, {plans[-1].max_length}"
+            raise LocatedError(
+                ("overflow", "overlap"),
+                f"{self.overflow.overlap} is not below the length of the largest bucket, {plans[-1].max_length}",
             )
         return self
 
@@ -167,12 +175,17 @@ class ResourceProfile(BucketSettings):
         """The buckets with every default filled in, in ascending order of length."""
         plans: list[BucketPlan] = []
         start = 1
-        for entry in self.buckets:
+        for index, entry in enumerate(self.buckets):
+            opt_length = entry.opt_length or entry.max_length
+            if entry.min_length is None and opt_length < start:
+                raise LocatedError(
+                    ("buckets", index), f"{opt_length} is below {start}, where ctx-{entry.max_length} starts"
+                )
             plans.append(
                 BucketPlan(
                     min_length=entry.min_length or start,
                     max_length=entry.max_length,
-                    opt_length=entry.opt_length or entry.max_length,
+                    opt_length=opt_length,
                     batch=entry.batch or self.batch or BatchRange(),
                     precision=entry.precision or self.precision or "fp32",
                     threads=_first(entry.threads, self.threads, 0),
