@@ -3,10 +3,10 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 import pytest
+
 from ctx_export.intervals import Interval
 from ctx_export.lowering import lower_for_onnxruntime
 from ctx_export.specialising import specialise
-
 from tests.fixtures.graphs import MAX_LENGTH, exported, op_types, run, source
 
 KINDS = ["bert", "roberta", "modernbert", "module"]

@@ -3,10 +3,10 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 import pytest
+
 from ctx_export.intervals import Interval
 from ctx_export.specialising import specialise
 from ctx_runtime.errors import ExportError
-
 from tests.fixtures.graphs import MAX_LENGTH, exported, op_types, run, source
 
 KINDS = ["bert", "roberta", "modernbert", "module"]
@@ -19,8 +19,8 @@ def mask_of(kind: str) -> str:
 
 def assert_same(found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> None:
     assert found.keys() == expected.keys()
-    for name in expected:
-        np.testing.assert_allclose(found[name], expected[name], atol=1e-6, err_msg=name)
+    for name, array in expected.items():
+        np.testing.assert_allclose(found[name], array, atol=1e-6, err_msg=name)
 
 
 @pytest.mark.parametrize("kind", KINDS)

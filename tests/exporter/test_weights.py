@@ -8,11 +8,11 @@ import onnx
 import onnx_ir as ir
 import onnxruntime
 import pytest
+
 from ctx_export.intervals import Interval
 from ctx_export.lowering import lower_for_onnxruntime
 from ctx_export.specialising import specialise
 from ctx_export.weights import ALIGNMENT, EMBEDDED_BELOW, WeightStore
-
 from tests.fixtures.graphs import exported, run, source
 
 
