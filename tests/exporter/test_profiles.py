@@ -3,6 +3,8 @@
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from ctx_export.profiles import MAX_BYTES, load_profile, profile_names
 from ctx_runtime.errors import ResourceProfileError
@@ -238,3 +240,43 @@ def test_paths_that_are_no_file(tmp_path: Path) -> None:
     assert "edge-cpu" in hint
     assert refusal(tmp_path)[0] == f"{tmp_path}: Is a directory"
     assert "null byte" in refusal("a\0b.yaml")[0]
+
+
+YAML_TRAPS = [
+    b": ",
+    b"\n",
+    b"- ",
+    b"{",
+    b"}",
+    b"[",
+    b"]",
+    b"&a ",
+    b"*a",
+    b"!!int ",
+    b"? ",
+    b"| \n",
+    b"'",
+    b'"',
+    b"#",
+    b"...",
+]
+SHIPPED = Path(__file__).parents[2] / "profiles" / "edge-cpu-long.yaml"
+
+
+@settings(max_examples=300, deadline=None)
+@given(data=st.data())
+def test_any_damage_is_either_harmless_or_one_line(
+    data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    text = bytearray(SHIPPED.read_bytes())
+    for _ in range(data.draw(st.integers(1, 4))):
+        start = data.draw(st.integers(0, len(text)))
+        stop = data.draw(st.integers(start, min(start + 12, len(text))))
+        text[start:stop] = data.draw(st.one_of(st.binary(max_size=6), st.sampled_from(YAML_TRAPS)))
+    path = tmp_path_factory.getbasetemp() / "damaged.yaml"
+    path.write_bytes(text)
+    try:
+        assert load_profile(path).resolve()
+    except ResourceProfileError as error:
+        assert str(error).startswith(f"{path}:")
+        assert "\n" not in str(error)
