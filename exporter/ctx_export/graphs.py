@@ -223,12 +223,15 @@ def _expand(graph: ir.Graph, node: ir.Node, index: int, *, axis: int, size_of: i
     """Broadcast `axis` of an operand of `node` to the size that `node`'s first operand has on its axis `size_of`."""
     first, operand = node.inputs[0], node.inputs[index]
     assert first is not None and first.shape is not None and operand is not None  # noqa: S101 (required operands)
-    dims = [] if operand.shape is None else list(operand.shape)
+    wanted, dims = first.shape[size_of], [] if operand.shape is None else list(operand.shape)
     if len(dims) >= -axis:
-        if dims[axis] == first.shape[size_of]:
+        if dims[axis] == wanted:
             return
-        dims[axis] = first.shape[size_of]
-    size = ir.node("Shape", [first], {"start": size_of, "end": size_of + 1})
+        dims[axis] = wanted
+    # Read off a graph input, the size is the same value for every layer, and so is what is expanded to it.
+    axes = ((value, at) for value in graph.inputs for at, dim in enumerate(value.shape or ()) if dim == wanted)
+    shown, at = next(axes, (first, size_of))
+    size = ir.node("Shape", [shown], {"start": at, "end": at + 1})
     ones = ir.node("Constant", [], {"value_ints": [1] * (-axis - 1)})
     shape = ir.node("Concat", [size.outputs[0], ones.outputs[0]], {"axis": 0})
     expand = ir.node("Expand", [operand, shape.outputs[0]])
