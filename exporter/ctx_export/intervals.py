@@ -120,20 +120,26 @@ class Intervals:
         data = node.inputs[0]
         if data is None or data.shape is None or ir.convenience.get_const_tensor(data) is None:
             return None
-        if node.op_type == "Gather":
-            axis, reach = node.attributes.get_int("axis", 0), self[node.inputs[1]]
-            start, stop = reach.lo, reach.hi + 1
-        else:
-            arguments = [self[value].constant for value in (*node.inputs[3:5], *[None] * 2)]
-            axis, step = int(arguments[0] or 0), (1 if len(node.inputs) < 5 else arguments[1])
-            start, stop = self[node.inputs[1]].lo, self[node.inputs[2]].hi
-            if step != 1 or self[node.inputs[2]].lo < 0 or _size(node.inputs[1]) != 1:
-                return None
-        axis %= len(data.shape)
-        size = data.shape[axis]
-        if not isinstance(size, int) or not 0 <= start < stop < math.inf:
+        axis, start, stop = self._gathered(node) if node.op_type == "Gather" else self._sliced(node)
+        if axis is None or not 0 <= start < stop < math.inf:
             return None
-        return Window(axis, int(start), int(stop)) if stop < size or start > 0 else None
+        axis, shape = int(axis) % len(data.shape), data.shape.numpy()
+        return Window(axis, int(start), int(stop)) if start > 0 or stop < shape[axis] else None
+
+    def _gathered(self, node: ir.Node) -> tuple[float | None, float, float]:
+        """Axis, first index and the one after the last that a Gather reads."""
+        indices = self[node.inputs[1]]
+        return node.attributes.get_int("axis", 0), indices.lo, indices.hi + 1
+
+    def _sliced(self, node: ir.Node) -> tuple[float | None, float, float]:
+        """The same of a Slice; the axis is None where it isn't one alone, or may be read backwards or from the end."""
+        start, stop = self[node.inputs[1]], self[node.inputs[2]]
+        axis, step = (
+            self[node.inputs[at]].constant if len(node.inputs) > at and node.inputs[at] is not None else default
+            for at, default in ((3, 0), (4, 1))
+        )
+        forwards = step == 1 and stop.lo >= 0 and _size(node.inputs[1]) == 1
+        return axis if forwards else None, start.lo, stop.hi
 
 
 def _size(value: ir.Value | None) -> int | None:

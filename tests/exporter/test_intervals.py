@@ -213,3 +213,20 @@ def test_operators_of_other_domains_and_unknown_ones_may_hold_anything():
     foreign.producer().domain = "com.example"
     known = builder.interpret(f=Interval(0, 1))
     assert known[tanh] == known[foreign] == UNKNOWN
+
+
+@pytest.mark.parametrize(
+    ("start", "axis", "step"),
+    [(-1, 1, 1), (0, 1, -1), (0, None, 1), (0, 1, None)],
+    ids=["from-the-end", "backwards", "any-axis", "any-step"],
+)
+def test_a_slice_that_may_reach_anything_has_no_window(start, axis, step):
+    builder = Builder(i=INT)
+    size = builder.add("Shape", builder.graph.inputs[0], dtype=INT, dims=[1], start=0, end=1)
+    one = builder.add("Cast", size, dtype=INT, dims=[1], to=INT.value)
+    axis_value, step_value = (one if number is None else builder.constant([number]) for number in (axis, step))
+    table, first = builder.constant(np.arange(64).reshape(8, 8)), builder.constant([start])
+    part = builder.add("Slice", table, first, size, axis_value, step_value, dtype=INT, dims=["n", "m"])
+    known = builder.interpret()
+    assert known.window(part.producer()) is None
+    assert known[part] == Interval(0, 63)
