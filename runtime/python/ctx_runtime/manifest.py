@@ -68,6 +68,17 @@ class Tolerance(_Model):
     min_cosine: Annotated[float, Field(ge=-1, le=1)]
 
 
+class Activation(_Model):
+    """Bytes of intermediate results that one row of `n` tokens needs: `per_token * n + per_token_pair * n * n`."""
+
+    per_token: Annotated[int, Field(ge=0)] = 0
+    per_token_pair: Annotated[int, Field(ge=0)] = 0
+
+    def bytes_for(self, batch: int, length: int) -> int:
+        """The bytes for `batch` rows of `length` tokens."""
+        return batch * length * (self.per_token + self.per_token_pair * length)
+
+
 class BucketRecord(BucketPlan):
     """A bucket of a bundle: its resolved plan and its files.
 
@@ -77,12 +88,16 @@ class BucketRecord(BucketPlan):
             has no mask.
         tolerance: of this bucket's precision against PyTorch's float32.
         golden: inputs and expected outputs, `parity/ctx-128.npz`.
+        activation: what a row needs in the graph that runs it alone: the mask-free one, if there is one.
+        masked_activation: what a row needs in `graph`.
     """
 
     graph: Path
     unmasked_graph: Path | None
     tolerance: Tolerance
     golden: Path | None
+    activation: Activation = Activation()
+    masked_activation: Activation = Activation()
 
 
 class EngineRecord(_Model):
@@ -160,11 +175,20 @@ class Manifest(_Model):
             names = [spec.name for spec in specs]
             if len(set(names)) != len(names):
                 raise ValueError(f"two {kind}s have the same name")
+        for spec in (*self.inputs, *self.outputs):
+            if spec.shape[0] != "batch" or spec.shape.count("batch") > 1 or spec.shape.count("length") > 1:
+                raise ValueError(f"{spec.name}: expected a shape (batch, …) with at most one length, got {spec.shape}")
         if not any(spec.length_axis is not None for spec in self.inputs):
             raise ValueError("no input has a length axis")
         for role in ("tokens", "mask"):
             if sum(spec.role == role for spec in self.inputs) > 1:
                 raise ValueError(f"more than one input has the role {role!r}")
+        framing = len(self.special_tokens.prefix) + len(self.special_tokens.suffix)
+        if self.overflow.policy == "segment" and self.overflow.overlap + framing >= self.max_length:
+            raise ValueError(
+                f"segments of {self.max_length} tokens leave no room beside {framing} special tokens and an overlap "
+                f"of {self.overflow.overlap}"
+            )
         return self
 
     def check_buckets(self) -> None:
