@@ -114,14 +114,25 @@ def _convert_transformers(source: Exportable, example: dict[str, torch.Tensor], 
     return model
 
 
+class _Positional(torch.nn.Module):
+    """A module that takes its inputs by position: torch.export can't give names of `**inputs` dynamic axes."""
+
+    def __init__(self, module: torch.nn.Module, names: Sequence[str]) -> None:
+        super().__init__()
+        self.module = module
+        self.names = names
+
+    def forward(self, *inputs: torch.Tensor) -> dict[str, torch.Tensor]:
+        outputs: dict[str, torch.Tensor] = self.module(**dict(zip(self.names, inputs, strict=True)))
+        return outputs
+
+
 def _convert_module(source: Exportable, example: dict[str, torch.Tensor], max_length: int) -> ir.Model:
-    shapes = torch.export.ShapesCollection()  # type: ignore[no-untyped-call]
-    for spec in source.inputs:
-        shapes[example[spec.name]] = _dims(spec, max_length)
+    module, inputs = _Positional(source.module, list(example)), tuple(example.values())
+    shapes = tuple(_dims(spec, max_length) for spec in source.inputs)
     with torch.no_grad():
-        outputs = list(source.module(**example))
-        dynamic = shapes.dynamic_shapes(source.module, (), example)  # type: ignore[no-untyped-call]
-        program = torch.export.export(source.module, (), example, dynamic_shapes=dynamic, strict=False)
+        outputs = list(module(*inputs))
+        program = torch.export.export(module, inputs, dynamic_shapes=(shapes,), strict=False)
         converted = torch.onnx.export(
             program, input_names=list(example), output_names=outputs, opset_version=OPSET, verbose=False
         )

@@ -78,6 +78,35 @@ def test_outputs_that_the_source_does_not_name_are_removed_with_their_code():
     assert op_types(model) == ["Cosh"]
 
 
+class AnyNames(nn.Module):
+    def forward(self, **inputs: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"states": inputs["features"].cosh()}
+
+
+def test_a_module_may_take_its_inputs_as_keywords():
+    model = export_graph(module_source(AnyNames()), max_length=MAX_LENGTH)
+    assert signature(model.graph.inputs) == [("features", ["batch", "length", "8"])]
+
+
+class Encoder(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+        self.layers = nn.TransformerEncoder(layer, 1, enable_nested_tensor=False)
+
+    def forward(self, features: torch.Tensor, mask: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"states": self.layers(features, src_key_padding_mask=~mask)}
+
+
+def test_pytorchs_own_encoder_loses_its_mask_too():
+    model = export_graph(dataclasses.replace(module_source(), module=Encoder().eval()), max_length=MAX_LENGTH)
+    bucket = specialise(model, length=Interval(1, 16), all_ones="mask")
+    (attention,) = (node for node in bucket.graph if node.op_type == "Attention")
+    assert len(attention.inputs) == 3
+    arrays = module_source().example(2, [16, 16])
+    np.testing.assert_allclose(run(bucket, arrays)["states"], run(model, arrays)["states"], atol=1e-5)
+
+
 class FixedTable(nn.Module):
     def __init__(self) -> None:
         super().__init__()
