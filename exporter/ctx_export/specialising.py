@@ -50,7 +50,7 @@ def specialise(
         fold_constants(model, output_size_limit=_MAX_FOLDED)
         RemoveUnusedNodesPass()(model)
     for name, interval in bounds.items():
-        model.metadata_props[f"ctx_export.{name}"] = f"{interval.lo:g}..{interval.hi:g}"
+        model.metadata_props[f"ctx_export.{name}"] = f"{interval.lo:.0f}..{interval.hi:.0f}"
     return model
 
 
@@ -58,10 +58,12 @@ def _simplify(graph: ir.Graph, known: Intervals) -> None:
     """Bypass every operation that returns one of its operands unchanged; drop attention masks that mask nothing."""
     outputs = set(graph.outputs)
     for node in graph:
-        if node.domain != "" or outputs.intersection(node.outputs):
+        if node.domain != "":
             continue
         if node.op_type == "Attention":
             _drop_mask(node, known)
+        if outputs.intersection(node.outputs):
+            continue
         for kept in _NEUTRAL.get(node.op_type, _nothing)(node, known):
             if kept is not None and _same_type(kept, node.outputs[0]):
                 ir.convenience.replace_all_uses_with(node.outputs[0], kept)
