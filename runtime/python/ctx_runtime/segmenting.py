@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -58,7 +59,7 @@ def plan_segments(length: int, *, window: int, overlap: int, prefix: int = 0, su
     if length <= window or step < 1:
         raise ValueError(f"no segments of {window} tokens with an overlap of {overlap} in {length} tokens")
     starts = [*range(0, total - content, step), total - content]
-    cuts = [later + (earlier + content - later + 1) // 2 for earlier, later in zip(starts, starts[1:], strict=False)]
+    cuts = [later + (earlier + content - later + 1) // 2 for earlier, later in itertools.pairwise(starts)]
     head, tail = np.arange(prefix), np.arange(length - suffix, length)
     segments = tuple(
         Segment(start, owned, np.concatenate([head, np.arange(prefix + start, prefix + start + content), tail]))

@@ -1,0 +1,86 @@
+"""Opens the session that serves a bucket on a backend."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+
+from ctx_runtime.backends import Session
+from ctx_runtime.bundle import Bundle
+from ctx_runtime.errors import BackendError
+from ctx_runtime.manifest import BucketRecord
+from ctx_runtime.parity import Form
+from ctx_runtime.resource_profile import BackendName, ShareWeights
+
+_MAPPED_BYTES = 8 << 20
+"""Private memory of a session whose weights are mapped; measured on MiniLM."""
+_COPIED_SHARE = 1.5
+"""Private memory of a session that repacks its weights, as a share of the weight file; measured on MiniLM."""
+
+
+def session_key(bundle: Bundle, bucket: BucketRecord, form: Form, backend: BackendName) -> Hashable:
+    """Buckets with the same key share one session.
+
+    On ONNX Runtime that is the network, its form and the threads; on TensorRT the engine file.
+    """
+    if backend in ("tensorrt", "tensorrt-rtx"):
+        return backend, tuple(engine.file for engine in bundle.manifest.engines_for(backend, bucket.name))
+    return backend, bucket.network, bucket.threads, form
+
+
+def open_session(
+    bundle: Bundle,
+    bucket: BucketRecord,
+    form: Form,
+    backend: BackendName,
+    *,
+    share_weights: ShareWeights,
+    on_fallback: Callable[[str], None],
+) -> Session:
+    """Open what serves `bucket` in `form` on `backend`; an engine always takes the mask.
+
+    `on_fallback` is told why weights are not shared where they should be.
+
+    Raises:
+        BackendError: the backend is not there, or refuses the graph or the engine.
+        MissingExtraError: its package is not installed.
+        MemoryBudgetError: there is not enough memory to open it.
+    """
+    if backend in ("tensorrt", "tensorrt-rtx"):
+        if not bundle.manifest.engines_for(backend, bucket.name):
+            raise BackendError(f"the bundle has no {backend} engine for {bucket.name}")
+        from ctx_runtime.backends.tensorrt import open_engine  # noqa: PLC0415 (its library is optional)
+
+        return open_engine(bundle, bucket, backend)
+    return _open_graph(bundle, bucket, form, backend, share_weights, on_fallback)
+
+
+def _open_graph(
+    bundle: Bundle,
+    bucket: BucketRecord,
+    form: Form,
+    backend: BackendName,
+    share_weights: ShareWeights,
+    on_fallback: Callable[[str], None],
+) -> Session:
+    from ctx_runtime.backends.onnxruntime import OrtSession  # noqa: PLC0415 (optional)
+    from ctx_runtime.backends.prepacked import prepacked_graph  # noqa: PLC0415
+
+    graph = _graph_of_network(bundle, bucket, form)
+    if share_weights == "mmap" and backend == "onnxruntime-cpu" and bundle.manifest.weights:
+        try:
+            path = prepacked_graph(bundle, graph)
+            return OrtSession(path, threads=bucket.threads, resident_bytes=_MAPPED_BYTES, prepacked=True)
+        except BackendError as error:
+            on_fallback(f"weights are not shared: {error}")
+    weights = bundle.path(bundle.manifest.weights).stat().st_size if bundle.manifest.weights else 0
+    copied = _MAPPED_BYTES + int(weights * _COPIED_SHARE)
+    return OrtSession(bundle.path(graph), backend=backend, threads=bucket.threads, resident_bytes=copied)
+
+
+def _graph_of_network(bundle: Bundle, bucket: BucketRecord, form: Form) -> str:
+    """The graph of the largest bucket with the same network: it holds the tables of all lengths."""
+    largest = [other for other in bundle.manifest.buckets if other.network == bucket.network][-1]
+    graph = largest.graph if form == "masked" else largest.unmasked_graph
+    if graph is None:
+        raise BackendError(f"{largest.name} has no {form} graph")
+    return graph

@@ -1,0 +1,117 @@
+"""Proves a bundle on the device, without PyTorch: golden inputs through the backends, against the stored outputs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ctx_runtime.bundle import Bundle, check_golden
+from ctx_runtime.dispatch import Dispatcher
+from ctx_runtime.errors import BackendError, BundleError
+from ctx_runtime.manifest import BucketRecord, Manifest
+from ctx_runtime.parity import Form, ParityCase, ParityReport, compare
+from ctx_runtime.resource_profile import BackendName
+
+
+@dataclass(frozen=True)
+class GoldenCase:
+    """One stored run: arrays `(batch, longest, …)`, the rows' lengths, and PyTorch's outputs.
+
+    Attributes:
+        positions: token outputs are stored at these positions only, `(n,)`; None: at all.
+    """
+
+    inputs: dict[str, np.ndarray]
+    outputs: dict[str, np.ndarray]
+    lengths: tuple[int, ...]
+    positions: np.ndarray | None
+
+
+def verify(
+    bundle: str | os.PathLike[str] | Bundle,
+    *,
+    backends: Sequence[BackendName] | None = None,
+    on_progress: Callable[[str, int, int], None] | None = None,
+) -> ParityReport:
+    """Run the golden vectors of every bucket on the backends that serve it here.
+
+    A bucket that no backend serves, or that carries no vectors, stands in `unverified` with the reason.
+
+    Raises:
+        BundleError: the bundle is not sound, or a file of golden vectors is not.
+    """
+    bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
+    manifest, cases = bundle.manifest, list[ParityCase]()
+    unverified: dict[str, str] = {}
+    dispatcher = Dispatcher(bundle, backends=backends, share_weights="off", session_budget=None)
+    with closing(dispatcher):
+        for done, bucket in enumerate(manifest.buckets):
+            if on_progress is not None:
+                on_progress("parity", done, len(manifest.buckets))
+            if bucket.golden is None:
+                unverified[bucket.name] = "the bundle carries no golden vectors for it"
+                continue
+            try:
+                for case in read_golden(bundle.path(bucket.golden), manifest):
+                    cases.append(_run_case(dispatcher, manifest, bucket, case))
+            except BackendError as error:
+                unverified[bucket.name] = str(error)
+    return ParityReport(cases=tuple(cases), unverified=unverified)
+
+
+def read_golden(path: Path, manifest: Manifest) -> list[GoldenCase]:
+    """The cases of a `parity/ctx-N.npz`, as FORMAT.md says.
+
+    Raises:
+        BundleError: with code `golden-syntax`, if it is not a plain npz or an array of a case is missing.
+    """
+    check_golden(path)
+    with np.load(path, allow_pickle=False) as archive:
+        arrays = dict(archive.items())
+    try:
+        return [_case(arrays, f"case{index}", manifest) for index in range(_count(arrays))]
+    except KeyError as error:
+        raise BundleError("golden-syntax", f"{path.name} has no array {error}") from error
+
+
+def _count(arrays: Mapping[str, np.ndarray]) -> int:
+    return len({name.split(".", 1)[0] for name in arrays})
+
+
+def _case(arrays: Mapping[str, np.ndarray], prefix: str, manifest: Manifest) -> GoldenCase:
+    return GoldenCase(
+        inputs={spec.name: arrays[f"{prefix}.in.{spec.name}"] for spec in manifest.inputs},
+        outputs={spec.name: arrays[f"{prefix}.out.{spec.name}"] for spec in manifest.outputs},
+        lengths=tuple(int(length) for length in arrays[f"{prefix}.lengths"]),
+        positions=arrays.get(f"{prefix}.positions"),
+    )
+
+
+def _run_case(dispatcher: Dispatcher, manifest: Manifest, bucket: BucketRecord, case: GoldenCase) -> ParityCase:
+    padded_to = max(case.inputs[spec.name].shape[axis] for spec in manifest.inputs if (axis := spec.length_axis))
+    full = all(length == padded_to for length in case.lengths)
+    form: Form = "unmasked" if full and manifest.mask is not None else "masked"
+    with dispatcher.session(bucket, form) as session:
+        actual = session.run({name: case.inputs[name] for name in session.inputs}, bucket=bucket.name)
+    lengths = case.lengths
+    if case.positions is not None:
+        lengths = (len(case.positions),)
+        for spec in manifest.outputs:
+            if spec.length_axis is not None:
+                actual[spec.name] = np.take(actual[spec.name], case.positions, axis=spec.length_axis)
+    measured = compare(
+        case.outputs,
+        actual,
+        outputs=manifest.outputs,
+        bucket=bucket.name,
+        form=form,
+        lengths=lengths,
+        padded_to=padded_to,
+        tolerance=bucket.tolerance,
+    )
+    return measured.model_copy(update={"lengths": case.lengths})

@@ -1,0 +1,82 @@
+"""What a run gives back, and what the runtime tells of itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from ctx_runtime.dispatch import Fallback
+from ctx_runtime.resource_profile import BackendName
+
+
+@dataclass(frozen=True)
+class Dispatch:
+    """How one row was run.
+
+    Attributes:
+        length: of the row, in tokens.
+        bucket: the bucket that ran it, or its segments.
+        backend: the backend that ran it.
+        padding: tokens that were added to it.
+        segments: the number of windows that it was cut into; 1 if it was not.
+        ms: wall time of the runs that the row had a part in, in milliseconds.
+        reason: why this bucket, in words; says so where the row was cut or truncated.
+    """
+
+    length: int
+    bucket: str
+    backend: BackendName
+    padding: int
+    segments: int
+    ms: float
+    reason: str
+
+
+@dataclass(frozen=True)
+class Result:
+    """Outputs by name, and one `Dispatch` a row.
+
+    Outputs have a batch axis if the inputs had one; token outputs of shorter rows are zero beyond their length.
+    """
+
+    outputs: dict[str, np.ndarray]
+    dispatch: tuple[Dispatch, ...]
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """Where an input of `length` tokens would run, and why."""
+
+    length: int
+    bucket: str
+    backend: BackendName
+    segments: int
+    reason: str
+
+
+@dataclass
+class BucketStats:
+    """What ran through one bucket so far; `tokens` and `padding` are counted in tokens."""
+
+    runs: int = 0
+    rows: int = 0
+    tokens: int = 0
+    padding: int = 0
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Stats:
+    """The runtime's state: what ran by bucket, what is open, and what did not go as the profile asked.
+
+    Attributes:
+        resident_bytes: private memory of the open sessions, an estimate.
+        fallbacks: backends that could not serve a bucket, and weights that could not be shared, with the reason.
+    """
+
+    buckets: dict[str, BucketStats] = field(default_factory=dict)
+    open_sessions: int = 0
+    resident_bytes: int = 0
+    evictions: int = 0
+    fallbacks: tuple[Fallback, ...] = ()

@@ -1,0 +1,329 @@
+"""What an application holds: open a bundle, run inputs of any length, ask why, close."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from copy import copy
+from dataclasses import dataclass
+from types import TracebackType
+from typing import overload
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from ctx_runtime.batching import Job, form_batches
+from ctx_runtime.bundle import Bundle
+from ctx_runtime.dispatch import Dispatcher
+from ctx_runtime.errors import CtxError, InputError, TooLongError
+from ctx_runtime.manifest import BucketRecord, Manifest
+from ctx_runtime.padding import Row, read_rows, stack
+from ctx_runtime.parity import Form
+from ctx_runtime.resource_profile import BackendName, ShareWeights
+from ctx_runtime.results import BucketStats, Dispatch, Explanation, Result, Stats
+from ctx_runtime.segmenting import SegmentPlan, find_framing, fuse, plan_segments
+from ctx_runtime.text import Tokenizer
+
+Inputs = Mapping[str, ArrayLike]
+
+
+@dataclass(frozen=True)
+class _Answer:
+    """The outputs of a job, without a batch axis, and how it ran."""
+
+    outputs: dict[str, np.ndarray]
+    dispatch: Dispatch
+
+
+class Runtime:
+    """An opened bundle. Every method may be called from several threads at once.
+
+    ::
+
+        with Runtime.open("minilm.bundle") as runtime:
+            result = runtime.run_text("Call me Ishmael.")
+            result.outputs["sentence_embedding"]  # (384,)
+            result.dispatch[0].bucket  # "ctx-32"
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        *,
+        share_weights: ShareWeights | None = None,
+        session_budget: int | None = None,
+        backends: Sequence[BackendName] | None = None,
+    ) -> None:
+        """Use `Runtime.open`, which takes a path."""
+        self.bundle = bundle
+        self._dispatcher = Dispatcher(
+            bundle,
+            backends=backends,
+            share_weights=share_weights or bundle.manifest.share_weights,
+            session_budget=session_budget or bundle.manifest.session_budget,
+        )
+        self._tokenizer = Tokenizer(bundle)
+        self._stats = {bucket.name: BucketStats() for bucket in bundle.manifest.buckets}
+        self._stats_lock = threading.Lock()
+        self._closed = False
+
+    @classmethod
+    def open(
+        cls,
+        bundle: str | os.PathLike[str] | Bundle,
+        *,
+        share_weights: ShareWeights | None = None,
+        session_budget: int | None = None,
+        backends: Sequence[BackendName] | None = None,
+    ) -> Runtime:
+        """Verify a bundle and hold it; graphs are opened on first use.
+
+        Args:
+            bundle: the bundle's folder.
+            share_weights: `mmap` maps repacked weights from a cache on this device, `off` copies them into each
+                session; by default what the bundle says.
+            session_budget: bytes of private memory that open sessions may take together; by default what the bundle
+                says.
+            backends: in order of preference, for every bucket; by default what each bucket says.
+
+        Raises:
+            BundleError: the folder is not a sound bundle.
+        """
+        opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
+        return cls(opened, share_weights=share_weights, session_budget=session_budget, backends=backends)
+
+    def __enter__(self) -> Runtime:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @overload
+    def run(self, inputs: Inputs) -> Result: ...
+    @overload
+    def run(self, inputs: Sequence[Inputs]) -> list[Result]: ...
+
+    def run(self, inputs: Inputs | Sequence[Inputs]) -> Result | list[Result]:
+        """Run arrays of any length.
+
+        Args:
+            inputs: arrays `(batch, length, …)` by name, or `(length, …)` for a single row; a mask says where shorter
+                rows end. Or a list of these: the runtime batches them.
+
+        Raises:
+            InputError: a name, dtype, shape or value that the bundle does not take.
+            TooLongError: longer than the bundle takes, where its overflow policy is `error`.
+            MemoryBudgetError: more memory than the resource profile allows.
+            BackendError: no backend can serve the bucket.
+        """
+        if isinstance(inputs, Mapping):
+            return self._run_groups([read_rows(inputs, self._manifest)])[0]
+        return self._run_groups([read_rows(item, self._manifest) for item in inputs])
+
+    @overload
+    def run_text(self, text: str) -> Result: ...
+    @overload
+    def run_text(self, text: Sequence[str]) -> list[Result]: ...
+
+    def run_text(self, text: str | Sequence[str]) -> Result | list[Result]:
+        """Run text through the bundle's tokenizer, never truncated; see `run`.
+
+        Raises:
+            InputError: the bundle has no tokenizer.
+            MissingExtraError: the package `tokenizers` is not installed.
+        """
+        if isinstance(text, str):
+            return self.run(self._tokenizer.encode(text))
+        return self.run([self._tokenizer.encode(part) for part in text])
+
+    def explain(self, length: int, *, batch: int = 1) -> Explanation:
+        """Where `batch` rows of `length` tokens would run, and why. Opens the session to know its backend.
+
+        Raises:
+            InputError: a length below 1.
+            TooLongError, MemoryBudgetError, BackendError: as `run` would.
+        """
+        self._check_open()
+        if length < 1 or batch < 1:
+            raise InputError(f"expected a length and a batch of at least 1, got {length} and {batch}")
+        special = self._manifest.special_tokens
+        segments, run_length, note = self._overflow(length, len(special.prefix), len(special.suffix))
+        bucket, reason = self._choose(run_length, batch if segments is None else 1)
+        with self._dispatcher.session(bucket, self._alone) as session:
+            count = 1 if segments is None else len(segments.segments)
+            return Explanation(length, bucket.name, session.backend, count, note or reason)
+
+    def stats(self) -> Stats:
+        """What ran by bucket, what is open now, and what did not go as the resource profile asked."""
+        sessions = self._dispatcher.open_sessions()
+        with self._stats_lock:
+            buckets = {name: copy(stats) for name, stats in self._stats.items()}
+        return Stats(
+            buckets=buckets,
+            open_sessions=len(sessions),
+            resident_bytes=sum(session.resident_bytes for session in sessions),
+            evictions=self._dispatcher.evictions,
+            fallbacks=tuple(self._dispatcher.fallbacks),
+        )
+
+    def close(self) -> None:
+        """Close every session; runs that are under way finish, later ones raise CtxError."""
+        self._closed = True
+        self._dispatcher.close()
+
+    @property
+    def _manifest(self) -> Manifest:
+        return self.bundle.manifest
+
+    @property
+    def _alone(self) -> Form:
+        """The form of graph that runs rows without padding."""
+        return "masked" if self._manifest.mask is None else "unmasked"
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise CtxError("the runtime is closed", hint="open the bundle again with Runtime.open")
+
+    def _run_groups(self, groups: Sequence[tuple[list[Row], bool]]) -> list[Result]:
+        """Run all rows together; one `Result` a group."""
+        self._check_open()
+        answers = iter(self._run_rows([row for rows, _ in groups for row in rows]))
+        return [
+            self._result([next(answers) for _ in rows], [row.length for row in rows], batched)
+            for rows, batched in groups
+        ]
+
+    def _run_rows(self, rows: Sequence[Row]) -> list[_Answer]:
+        """The answer of every row, in order: jobs of all rows are batched together."""
+        plans: list[SegmentPlan | None] = []
+        jobs: list[Job] = []
+        for row in rows:
+            segments, parts, note = self._cut(row)
+            plans.append(segments)
+            for part in parts:
+                bucket, reason = self._choose(part.length)
+                jobs.append(Job(part, bucket, segments is not None, note or reason))
+        answers = iter(self._run_jobs(jobs))
+        return [
+            next(answers) if plan is None else self._fused(row, plan, [next(answers) for _ in plan.segments])
+            for row, plan in zip(rows, plans, strict=True)
+        ]
+
+    def _choose(self, length: int, batch: int = 1) -> tuple[BucketRecord, str]:
+        chosen = self._dispatcher.choose(length, batch=batch)
+        assert chosen is not None  # noqa: S101 (`_overflow` has cut what is longer than every bucket)
+        return chosen
+
+    def _overflow(self, length: int, prefix: int, suffix: int) -> tuple[SegmentPlan | None, int, str]:
+        """What becomes of a row of `length` tokens: its segments, the length to run, and a note if it is too long."""
+        longest, overflow = self._manifest.max_length, self._manifest.overflow
+        if length <= longest:
+            return None, length, ""
+        if overflow.policy == "error":
+            raise TooLongError(
+                f"{length} tokens are more than the {longest} that the bundle takes",
+                hint="shorten the input, or build with the overflow policy `segment`",
+            )
+        if overflow.policy == "truncate":
+            return None, longest, f"truncated: {length - longest} of {length} tokens beyond {longest} were cut off"
+        plan = plan_segments(length, window=longest, overlap=overflow.overlap, prefix=prefix, suffix=suffix)
+        return plan, longest, f"{length} tokens in {len(plan.segments)} segments of {longest}"
+
+    def _cut(self, row: Row) -> tuple[SegmentPlan | None, list[Row], str]:
+        """The parts of a row that are run: itself, its truncated self, or its windows."""
+        prefix, suffix = 0, 0
+        if row.length > self._manifest.max_length:
+            tokens = next((spec.name for spec in self._manifest.inputs if spec.role == "tokens"), None)
+            if tokens is not None:
+                prefix, suffix = find_framing(row.arrays[tokens], self._manifest.special_tokens)
+        plan, length, note = self._overflow(row.length, prefix, suffix)
+        if plan is not None:
+            return plan, [row.take(segment.indices, self._manifest.inputs) for segment in plan.segments], note
+        if length < row.length:
+            kept = np.concatenate([np.arange(length - suffix), np.arange(row.length - suffix, row.length)])
+            row = row.take(kept, self._manifest.inputs)
+        return None, [row], note
+
+    def _run_jobs(self, jobs: Sequence[Job]) -> list[_Answer]:
+        answers: dict[int, _Answer] = {}
+        for batch in form_batches(jobs, may_pad=self._manifest.padding_invariant and self._manifest.mask is not None):
+            for index, answer in zip(batch, self._run_batch([jobs[index] for index in batch]), strict=True):
+                answers[index] = answer
+        return [answers[index] for index in range(len(jobs))]
+
+    def _run_batch(self, jobs: Sequence[Job]) -> list[_Answer]:
+        """Run jobs of one bucket together, padded to the longest."""
+        bucket, rows = jobs[0].bucket, [job.row for job in jobs]
+        longest = max(row.length for row in rows)
+        padded = any(row.length < longest for row in rows)
+        with self._dispatcher.session(bucket, "masked" if padded else self._alone) as session:
+            mask = self._manifest.mask
+            feeds = stack(rows, self._manifest.inputs, masked=mask is not None and mask.name in session.inputs)
+            if len(feeds) != len(session.inputs):
+                feeds = {name: feeds[name] for name in session.inputs}
+            started = time.perf_counter()
+            outputs = session.run(feeds, bucket=bucket.name)
+            seconds = time.perf_counter() - started
+            backend = session.backend
+        self._count(bucket.name, rows, longest, seconds)
+        return [
+            _Answer(
+                self._row_outputs(outputs, index, job.row.length),
+                Dispatch(job.row.length, bucket.name, backend, longest - job.row.length, 1, seconds * 1e3, job.reason),
+            )
+            for index, job in enumerate(jobs)
+        ]
+
+    def _row_outputs(self, outputs: Mapping[str, np.ndarray], index: int, length: int) -> dict[str, np.ndarray]:
+        """The outputs of one row of a batch, cropped to its length."""
+        row: dict[str, np.ndarray] = {}
+        for spec in self._manifest.outputs:
+            array, axis = outputs[spec.name][index], spec.length_axis
+            row[spec.name] = array if axis is None else array[(slice(None),) * (axis - 1) + (slice(length),)]
+        return row
+
+    def _fused(self, row: Row, plan: SegmentPlan, answers: Sequence[_Answer]) -> _Answer:
+        outputs = {
+            spec.name: fuse(plan, [answer.outputs[spec.name] for answer in answers], spec)
+            for spec in self._manifest.outputs
+        }
+        first = answers[0].dispatch
+        ms = sum(answer.dispatch.ms for answer in answers)
+        padding = sum(answer.dispatch.padding for answer in answers)
+        return _Answer(
+            outputs, Dispatch(row.length, first.bucket, first.backend, padding, len(answers), ms, first.reason)
+        )
+
+    def _result(self, answers: Sequence[_Answer], lengths: Sequence[int], batched: bool) -> Result:
+        """Stack rows to one result; token outputs of shorter rows end in zeros."""
+        dispatch = tuple(answer.dispatch for answer in answers)
+        if not batched:
+            return Result(answers[0].outputs, dispatch)
+        outputs: dict[str, np.ndarray] = {}
+        for spec in self._manifest.outputs:
+            rows = [answer.outputs[spec.name] for answer in answers]
+            axis = spec.length_axis
+            if axis is not None and len(set(lengths)) > 1:
+                longest = max(row.shape[axis - 1] for row in rows)
+                rows = [_lengthen(row, axis - 1, longest) for row in rows]
+            outputs[spec.name] = rows[0][np.newaxis] if len(rows) == 1 else np.stack(rows)
+        return Result(outputs, dispatch)
+
+    def _count(self, bucket: str, rows: Sequence[Row], longest: int, seconds: float) -> None:
+        tokens = sum(row.length for row in rows)
+        with self._stats_lock:
+            stats = self._stats[bucket]
+            stats.runs += 1
+            stats.rows += len(rows)
+            stats.tokens += tokens
+            stats.padding += longest * len(rows) - tokens
+            stats.seconds += seconds
+
+
+def _lengthen(array: np.ndarray, axis: int, length: int) -> np.ndarray:
+    widths = [(0, length - size if index == axis else 0) for index, size in enumerate(array.shape)]
+    return np.pad(array, widths)

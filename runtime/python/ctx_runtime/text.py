@@ -1,0 +1,57 @@
+"""Text -> token ids, through the tokenizer that a bundle carries."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import numpy as np
+
+from ctx_runtime.bundle import Bundle
+from ctx_runtime.errors import BundleError, InputError, MissingExtraError
+
+
+class Tokenizer:
+    """The tokenizer of a bundle, loaded on first use; it never truncates or pads."""
+
+    def __init__(self, bundle: Bundle) -> None:
+        self._bundle = bundle
+        self._lock = threading.Lock()
+        self._loaded: Any = None
+
+    def encode(self, text: str) -> dict[str, np.ndarray]:
+        """The arrays `(length,)` of a text, for the inputs with the roles `tokens` and `segment-ids`.
+
+        Raises:
+            InputError: the bundle has no tokenizer, or its model takes no tokens.
+            MissingExtraError: the package `tokenizers` is not installed.
+        """
+        encoding = self._tokenizer().encode(text)
+        values = {"tokens": encoding.ids, "segment-ids": encoding.type_ids}
+        return {
+            spec.name: np.array(values[spec.role], spec.dtype)
+            for spec in self._bundle.manifest.inputs
+            if spec.role in values
+        }
+
+    def _tokenizer(self) -> Any:  # noqa: ANN401 (the package has no types)
+        with self._lock:
+            if self._loaded is None:
+                self._loaded = self._load()
+            return self._loaded
+
+    def _load(self) -> Any:  # noqa: ANN401
+        manifest = self._bundle.manifest
+        if manifest.tokenizer is None or not any(spec.role == "tokens" for spec in manifest.inputs):
+            raise InputError(f"the bundle {manifest.name} has no tokenizer", hint="give arrays of token ids")
+        try:
+            import tokenizers  # noqa: PLC0415 (optional)
+        except ImportError as error:
+            raise MissingExtraError("tokenizers", "cpu", purpose="running text") from error
+        try:
+            tokenizer = tokenizers.Tokenizer.from_file(str(self._bundle.path(manifest.tokenizer)))
+        except Exception as error:  # the package raises bare Exceptions
+            raise BundleError("reference", f"{manifest.tokenizer} is not a tokenizer: {error}") from error
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        return tokenizer
