@@ -27,8 +27,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def _build_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Builds without a cache folder of their own share one that goes with the session."""
+    """Builds and runtimes without a cache folder of their own share one that goes with the session."""
     folder: Path = tmp_path_factory.mktemp("cache")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("CTX_EXPORT_CACHE", str(folder))
+        patch.setenv("CTX_EXPORT_CACHE", str(folder / "build"))
+        patch.setenv("CTX_RUNTIME_CACHE", str(folder / "runtime"))
         yield

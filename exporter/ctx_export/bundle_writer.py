@@ -13,7 +13,6 @@ from pathlib import Path
 from types import TracebackType
 
 from ctx_runtime.bundle import Bundle, canonical_json, sha256_file
-
 from ctx_runtime.errors import BuildError
 from ctx_runtime.manifest import FileRecord, Manifest
 

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ctx_runtime.bundle import Bundle
-
 from ctx_runtime.parity import ParityReport
 
 Progress = Callable[[str, int, int], None]

@@ -27,9 +27,11 @@ _MAX_PRINTED = 1024
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit: 0 done, 1 a check failed, 2 bad input or a missing part."""
     options = _parser().parse_args(arguments)
-    warnings.showwarning = lambda message, *_, **__: sys.stderr.write(f"warning: {message}\n")
     try:
-        status = options.command(options)
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("default", RuntimeWarning)
+            status: int = options.command(options)
+        sys.stderr.writelines(f"warning: {warning.message}\n" for warning in told)
     except KeyboardInterrupt:
         sys.stderr.write("cancelled\n")
         status = 130

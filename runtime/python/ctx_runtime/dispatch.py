@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 import warnings
 from collections.abc import Callable, Hashable, Iterator, Sequence
@@ -132,7 +133,7 @@ class Dispatcher:
             key = session_key(self._bundle, bucket, form, backend)
             if (failure := self._failed.get(key)) is None:
                 try:
-                    return self._enter(key, lambda backend=backend: self._open(bucket, form, backend))
+                    return self._enter(key, functools.partial(self._open, bucket, form, backend))
                 except (BackendError, MissingExtraError) as error:
                     failure = str(error) + (f" ({error.hint})" if error.hint else "")
                     self._note_failure(key, Fallback(bucket.name, backend, failure))

@@ -118,8 +118,8 @@ def _check_shape(spec: InputSpec, array: np.ndarray, sizes: dict[str, int], batc
 def _cast(spec: InputSpec, array: np.ndarray) -> np.ndarray:
     """`array` in the spec's dtype, if no value can be lost."""
     wanted = np.dtype(spec.dtype)
-    if array.dtype == wanted:
-        return array
+    if array.dtype == wanted or array.size == 0:
+        return array.astype(wanted, copy=False)
     if array.dtype.kind in "biuf" and np.can_cast(array.dtype, wanted, "same_kind"):
         cast = array.astype(wanted)
         if wanted.kind == "f" or np.array_equal(cast, array):
@@ -135,9 +135,8 @@ def _row_lengths(arrays: Mapping[str, np.ndarray], manifest: Manifest, batch: in
     spec = manifest.mask
     if spec is None or spec.name not in arrays:
         return [longest] * batch
-    mask = arrays[spec.name] != 0
-    lengths = mask.sum(axis=1)
-    if not np.array_equal(mask, np.arange(longest) < lengths[:, np.newaxis]) or (arrays[spec.name] > 1).any():
+    lengths = (arrays[spec.name] != 0).sum(axis=1)
+    if not np.array_equal(arrays[spec.name], np.arange(longest) < lengths[:, np.newaxis]):
         raise InputError(
             f"input {spec.name!r} must be ones followed by zeros in every row", hint="pad on the right, not on the left"
         )

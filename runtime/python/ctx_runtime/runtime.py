@@ -125,7 +125,7 @@ class Runtime:
         return self._run_groups([read_rows(item, self._manifest) for item in inputs])
 
     @overload
-    def run_text(self, text: str) -> Result: ...
+    def run_text(self, text: str) -> Result: ...  # type: ignore[overload-overlap]
     @overload
     def run_text(self, text: Sequence[str]) -> list[Result]: ...
 
