@@ -1,0 +1,40 @@
+"""The precision of a graph: which numbers it computes with, and how it stores its weights."""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+
+from ctx_export.narrowing import narrow
+from ctx_export.quantising import quantise_weights
+from ctx_runtime.manifest import Tolerance
+from ctx_runtime.resource_profile import Precision
+
+TOLERANCES: dict[Precision, Tolerance] = {
+    "fp32": Tolerance(max_abs=1e-4, min_cosine=0.99999),
+    "fp16": Tolerance(max_abs=3e-2, min_cosine=0.9999),
+    "bf16": Tolerance(max_abs=3e-1, min_cosine=0.995),
+    "int8": Tolerance(max_abs=3e-1, min_cosine=0.995),
+    "int4": Tolerance(max_abs=3.0, min_cosine=0.90),
+}
+"""What counts as the same answer as PyTorch's float32, by precision."""
+
+
+def convert(model: ir.Model, precision: Precision) -> ir.Model:
+    """`model`, a float32 graph, at another precision; its inputs and outputs keep their names and dtypes.
+
+    `fp16` and `bf16` compute and store in 16 bits, but for reductions and angles of positions, which stay float32.
+    `int8` and `int4` store the weights of matrix products in 8 bits by column or 4 bits by block, symmetric, behind a
+    DequantizeLinear; activations stay float32, so that an answer depends on nothing but its own row.
+
+    `model` stays as it is; the new one shares what did not change.
+
+    Raises:
+        ExportError: the graph has control flow, whose branches would have to agree on dtypes.
+    """
+    if precision == "fp16":
+        return narrow(model, ir.DataType.FLOAT16)
+    if precision == "bf16":
+        return narrow(model, ir.DataType.BFLOAT16)
+    if precision in ("int8", "int4"):
+        return quantise_weights(model, bits=8 if precision == "int8" else 4)
+    return model
