@@ -1,0 +1,211 @@
+"""The folder that ships. A `Bundle` keeps every rule of `FORMAT.md`, checked before any backend sees a byte.
+
+A bundle never changes in place: a new one is written beside it and renamed. The reader relies on that. It checks what
+the folder holds while it is opened; it can't see a file that is replaced later, under a runtime that uses it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import stat
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from ctx_runtime.errors import BundleError
+from ctx_runtime.golden_syntax import check_golden
+from ctx_runtime.manifest import FileRecord, Manifest
+from ctx_runtime.manifest_file import MAX_MANIFEST_BYTES, canonical_json, parse_manifest
+from ctx_runtime.onnx_scan import MAX_GRAPH_BYTES, GraphContract, scan_graph
+from ctx_runtime.weight_ranges import WeightRange, check_ranges
+
+__all__ = ["MANIFEST", "Bundle", "canonical_json", "sha256_file"]
+
+MANIFEST = "manifest.json"
+_PATH = re.compile(r"(?:[A-Za-z0-9._+-]{0,254}[A-Za-z0-9_+-]/){0,7}[A-Za-z0-9._+-]{0,254}[A-Za-z0-9_+-]")
+_CHUNK = 1 << 20
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """An opened bundle.
+
+    Attributes:
+        root: its folder, without links.
+        manifest_sha256: of the bytes of `manifest.json`; it names the bundle, since the manifest lists every file.
+    """
+
+    root: Path
+    manifest: Manifest
+    manifest_sha256: str
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str], *, verify: Literal["full", "sizes"] = "full") -> Bundle:
+        """Check the bundle at `path`, which may be a link to it.
+
+        Args:
+            path: the folder.
+            verify: `full` checks all of `FORMAT.md`; `sizes` leaves out the hashes, for a bundle that this machine
+                has checked before.
+
+        Raises:
+            BundleError: its `code` says which rule the bundle breaks.
+        """
+        root = Path(os.path.realpath(path))
+        data = _read_manifest(root)
+        manifest = parse_manifest(data)
+        _check_listed_paths(manifest)
+        _check_tree(root, manifest)
+        _check_buckets(manifest)
+        _check_references(manifest)
+        if verify == "full":
+            _check_hashes(root, manifest)
+        _check_graphs(root, manifest)
+        for bucket in manifest.buckets:
+            if bucket.golden is not None:
+                check_golden(root / bucket.golden)
+        return cls(root, manifest, hashlib.sha256(data).hexdigest())
+
+    def path(self, relative: str) -> Path:
+        """Where a file that the manifest lists is."""
+        return self.root / relative
+
+
+def sha256_file(path: Path) -> str:
+    """The sha256 of a file, in hexadecimal."""
+    digest, buffer = hashlib.sha256(), bytearray(_CHUNK)
+    view = memoryview(buffer)
+    with path.open("rb", buffering=0) as file:
+        while size := file.readinto(buffer):
+            digest.update(view[:size])
+    return digest.hexdigest()
+
+
+def _read_manifest(root: Path) -> bytes:
+    path = root / MANIFEST
+    hint = "name the folder that `ctx-export build` wrote"
+    try:
+        status = path.lstat()
+    except (OSError, ValueError) as error:
+        raise BundleError("not-a-bundle", f"{root} is not a bundle: it has no {MANIFEST}", hint=hint) from error
+    _check_plain(status, MANIFEST)
+    with path.open("rb") as file:
+        return file.read(MAX_MANIFEST_BYTES + 1)
+
+
+def _check_plain(status: os.stat_result, name: str) -> None:
+    if not stat.S_ISREG(status.st_mode):
+        raise BundleError("link", f"{name} is not a regular file")
+    if status.st_nlink > 1:
+        raise BundleError("link", f"{name} is a hard link: something else can change it")
+
+
+def _check_listed_paths(manifest: Manifest) -> None:
+    seen = {MANIFEST}
+    for record in manifest.files:
+        if not _PATH.fullmatch(record.path):
+            raise BundleError("path-unsafe", f"{record.path!r} is not a path that a bundle may have")
+        if record.path.lower() in seen:
+            raise BundleError("path-unsafe", f"{record.path!r} is listed twice, or differs from another only in case")
+        seen.add(record.path.lower())
+
+
+def _check_tree(root: Path, manifest: Manifest) -> None:
+    """Compare the folder with the list: every file, nothing else, no links, the right sizes."""
+    records = {record.path: record for record in manifest.files}
+    folders = {parent.as_posix() for path in records for parent in Path(path).parents}
+    found: set[str] = set()
+    for path, status in _walk(root, "", folders):
+        _check_plain(status, path)
+        if path == MANIFEST:
+            continue
+        if path not in records:
+            raise BundleError("file-unlisted", f"{path} is not in the manifest")
+        if status.st_size != records[path].bytes:
+            raise BundleError(
+                "file-size", f"{path} has {status.st_size} bytes, the manifest says {records[path].bytes}"
+            )
+        found.add(path)
+    if missing := records.keys() - found:
+        raise BundleError("file-missing", f"{min(missing)} is missing", hint="copy the whole folder")
+
+
+def _walk(root: Path, folder: str, folders: set[str]) -> Iterator[tuple[str, os.stat_result]]:
+    """Everything below `root / folder` that is not a folder, with its own status, never a link's."""
+    with os.scandir(root / folder) as entries:
+        for entry in sorted(entries, key=lambda entry: entry.name):
+            path, status = folder + entry.name, (root / folder / entry.name).lstat()
+            if not stat.S_ISDIR(status.st_mode):
+                yield path, status
+            elif path in folders:
+                yield from _walk(root, f"{path}/", folders)
+            else:
+                raise BundleError("file-unlisted", f"the folder {path} holds no file of the manifest")
+
+
+def _check_buckets(manifest: Manifest) -> None:
+    try:
+        manifest.check_buckets()
+    except ValueError as error:
+        raise BundleError("buckets", f"manifest.json: {error}") from error
+
+
+def _check_references(manifest: Manifest) -> None:
+    listed = {record.path for record in manifest.files}
+    names = {bucket.name for bucket in manifest.buckets}
+    for path in _referenced_files(manifest):
+        if path is not None and path not in listed:
+            raise BundleError("reference", f"manifest.json refers to {path!r}, which it does not list")
+    for engine in manifest.engines:
+        if unknown := engine.optimization_profiles.keys() - names:
+            raise BundleError("reference", f"{engine.file} serves {min(unknown)!r}, which is not a bucket")
+
+
+def _referenced_files(manifest: Manifest) -> Iterator[str | None]:
+    for bucket in manifest.buckets:
+        yield from (bucket.graph, bucket.unmasked_graph, bucket.golden)
+    yield from (engine.file for engine in manifest.engines)
+    yield from (manifest.weights, manifest.tokenizer, manifest.parity_report)
+
+
+def _check_hashes(root: Path, manifest: Manifest) -> None:
+    def check(record: FileRecord) -> None:
+        if sha256_file(root / record.path) != record.sha256:
+            raise BundleError(
+                "file-hash", f"{record.path} differs from what the build wrote", hint="copy the bundle again"
+            )
+
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(check, manifest.files))
+
+
+def _check_graphs(root: Path, manifest: Manifest) -> None:
+    """Scan each graph once, and hold the weight ranges of all of them against each other."""
+    forms = {(bucket.graph, False) for bucket in manifest.buckets}
+    forms |= {(bucket.unmasked_graph, True) for bucket in manifest.buckets if bucket.unmasked_graph is not None}
+    ranges: list[WeightRange] = []
+    for graph, unmasked in sorted(forms):
+        ranges += scan_graph(graph, _read_graph(root, graph), _contract(manifest, graph, unmasked))
+    check_ranges(ranges)
+
+
+def _read_graph(root: Path, graph: str) -> bytes:
+    with (root / graph).open("rb") as file:
+        return file.read(MAX_GRAPH_BYTES + 1)
+
+
+def _contract(manifest: Manifest, graph: str, unmasked: bool) -> GraphContract:
+    """What the manifest says of a graph; only the weight file beside it is in reach of its external data."""
+    weights = Path(manifest.weights) if manifest.weights else None
+    beside = weights is not None and weights.parent == Path(graph).parent
+    sizes = {record.path: record.bytes for record in manifest.files}
+    return GraphContract(
+        inputs=[spec for spec in manifest.inputs if not (unmasked and spec.role == "mask")],
+        outputs=manifest.outputs,
+        weights=weights.name if weights and beside else None,
+        weights_bytes=sizes[manifest.weights] if manifest.weights and beside else 0,
+    )
