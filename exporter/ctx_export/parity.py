@@ -177,7 +177,7 @@ def _add_golden(
         array = expected[spec.name]
         if positions is not None and spec.length_axis is not None:
             array = np.take(array, positions, axis=spec.length_axis)
-        golden[f"{prefix}.out.{spec.name}"] = array
+        golden[f"{prefix}.out.{spec.name}"] = np.ascontiguousarray(array)
 
 
 def merge(proofs: Sequence[BucketProof], unverified: Mapping[str, str]) -> ParityReport:
