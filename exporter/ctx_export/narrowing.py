@@ -15,13 +15,17 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass, ShapeInferencePass
 from ctx_runtime.errors import ExportError
 
 _NARROW = frozenset(
-    "MatMul Gemm Einsum Conv Attention RotaryEmbedding LayerNormalization RMSNormalization GroupNormalization "
-    "InstanceNormalization Softmax LogSoftmax".split()
+    {
+        *("MatMul", "Gemm", "Einsum", "Conv", "Attention", "RotaryEmbedding", "Softmax", "LogSoftmax"),
+        *("LayerNormalization", "RMSNormalization", "GroupNormalization", "InstanceNormalization"),
+    }
 )
 """Accumulate in float32 themselves."""
 _WIDE = frozenset(
-    "Pow Exp Log Range CumSum Sin Cos ReduceSum ReduceMean ReduceL1 ReduceL2 ReduceSumSquare ReduceLogSumExp "
-    "ReduceProd".split()
+    {
+        *("Pow", "Exp", "Log", "Range", "CumSum", "Sin", "Cos", "ReduceSum", "ReduceMean", "ReduceProd"),
+        *("ReduceL1", "ReduceL2", "ReduceSumSquare", "ReduceLogSumExp"),
+    }
 )
 """Leave the range of float16, or lose digits that matter."""
 _ANGLES = ("Sin", "Cos")
@@ -161,9 +165,9 @@ class _Narrowing:
         return converted
 
 
-def _narrowed(tensor: ir.TensorProtocol, dtype: ir.DataType) -> ir.Tensor:
+def _narrowed(tensor: ir.TensorProtocol, dtype: ir.DataType) -> ir.TensorProtocol:
     """The numbers of `tensor` in `dtype`: what is finite stays finite, what is not zero does not become zero."""
-    array, info = tensor.numpy(), ml_dtypes.finfo(dtype.numpy())
+    array, info = tensor.numpy(), ml_dtypes.finfo(dtype.numpy())  # type: ignore[no-untyped-call]
     finite = np.clip(array, float(info.min), float(info.max))
     largest = np.where(np.isfinite(array), finite, array)
     smallest = np.copysign(np.float32(info.smallest_subnormal), array)

@@ -72,7 +72,9 @@ def _quantise(array: np.ndarray, bits: int) -> tuple[np.ndarray, np.ndarray]:
     return numbers.astype(np.int8).astype(dtype), scale[0, 0] if bits == 8 else scale[:, 0]
 
 
-def _initializer(graph: ir.Graph, tensor: ir.Tensor) -> ir.Value:
-    value = ir.Value(name=tensor.name, shape=tensor.shape, type=ir.TensorType(tensor.dtype), const_value=tensor)
+def _initializer(graph: ir.Graph, tensor: ir.TensorProtocol) -> ir.Value:
+    value = ir.Value(
+        name=tensor.name, shape=ir.Shape(tensor.shape.numpy()), type=ir.TensorType(tensor.dtype), const_value=tensor
+    )
     graph.register_initializer(value)
     return value
