@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, WithJsonSchema, model_validator
 
 from ctx_runtime.bucket import Bucket, LocatedError, Tokens, check_tiling
 
@@ -46,7 +46,9 @@ def parse_bytes(value: object) -> object:
     raise ValueError(f"expected bytes or a size such as '512 MiB', got {value!r}")
 
 
-Bytes = Annotated[int, BeforeValidator(parse_bytes), Field(ge=1, le=1 << 50)]
+ByteCount = Annotated[int, Field(ge=1, le=1 << 50)]
+_SIZE_SCHEMA: dict[str, JsonValue] = {"type": ["integer", "string"], "minimum": 1, "examples": ["512 MiB"]}
+Bytes = Annotated[ByteCount, BeforeValidator(parse_bytes), WithJsonSchema(_SIZE_SCHEMA)]
 BatchSize = Annotated[int, Field(ge=1, le=4096)]
 Threads = Annotated[int, Field(ge=0, le=1024)]
 
@@ -59,7 +61,7 @@ class RopeScaling(_Model):
     """Rotary position scaling of a sub-network."""
 
     kind: Literal["linear", "ntk", "yarn", "llama3"]
-    factor: Annotated[float, Field(gt=0, le=1024, strict=False)]
+    factor: Annotated[float, Field(gt=0, le=1024)]
 
 
 class SubNetwork(_Model):
@@ -131,7 +133,7 @@ class BucketPlan(Bucket):
     batch: BatchRange
     precision: Precision
     threads: Threads
-    memory_budget: Bytes | None
+    memory_budget: ByteCount | None
     backends: Annotated[tuple[BackendName, ...], Field(min_length=1, strict=False)]
     subnetwork: SubNetwork | None
 
