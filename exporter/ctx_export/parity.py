@@ -26,7 +26,7 @@ _REPORT = "report.json"
 _LONG = 2048
 """Beyond it, masked batches grow the quadratic way: they are kept short. In tokens."""
 _GOLDEN_POSITIONS = 64
-"""Token outputs of a single golden row are kept at so many positions, spread over its length."""
+"""Golden token outputs are kept at so many positions, spread over the length."""
 
 
 @dataclass(frozen=True)
@@ -165,11 +165,11 @@ def _measure_effects(
 def _add_golden(
     golden: dict[str, np.ndarray], arrays: Arrays, expected: Arrays, outputs: Sequence[OutputSpec], case: PlannedCase
 ) -> None:
-    """Add one case to the arrays of `parity/ctx-N.npz`; a long single row keeps some positions only."""
+    """Add one case to the arrays of `parity/ctx-N.npz`; long token outputs keep some positions only."""
     prefix = f"case{len({key.split('.')[0] for key in golden})}"
     golden[f"{prefix}.lengths"] = np.asarray(case.lengths, dtype=np.int64)
     positions = None
-    if len(case.lengths) == 1 and case.padded_to > _GOLDEN_POSITIONS:
+    if case.padded_to > _GOLDEN_POSITIONS:
         positions = np.linspace(0, case.padded_to - 1, _GOLDEN_POSITIONS).astype(np.int64)
         golden[f"{prefix}.positions"] = positions
     golden.update({f"{prefix}.in.{name}": array for name, array in arrays.items()})

@@ -101,7 +101,7 @@ def test_inspect_shows_the_manifest(command, bundle):
 )
 def test_tables_are_for_people(command, bundle, arguments):
     status, out, err = command(arguments[0], bundle, *arguments[1:])
-    assert status == 0 and err == "" and "ctx-48" in out
+    assert status == 0 and err == "" and "ctx-" in out
 
 
 @pytest.mark.parametrize(

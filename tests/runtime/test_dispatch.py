@@ -8,6 +8,7 @@ from ctx_runtime import dispatch as dispatch_module
 from ctx_runtime.bundle import Bundle
 from ctx_runtime.dispatch import Dispatcher
 from ctx_runtime.errors import BackendError, MemoryBudgetError
+from ctx_runtime.manifest import Activation
 from tests.fixtures.bundles import write_tiny_bundle
 
 
@@ -52,7 +53,7 @@ def test_a_length_beyond_every_bucket_has_none(tmp_path):
 
 
 def test_too_little_memory_is_an_error_that_names_what_fits(tmp_path):
-    fields = {"memory_budget": 1000, "activation": {"per_token": 50, "per_token_pair": 0}}
+    fields = {"memory_budget": 1000, "activation": Activation(per_token=50)}
     small = dispatcher(tmp_path, bucket_fields=fields)
     assert small.choose(20)[0].name == "ctx-48"
     with pytest.raises(MemoryBudgetError) as caught:

@@ -34,12 +34,15 @@ def test_a_sound_bundle_passes_in_both_forms(root):
 def test_outputs_may_be_stored_at_some_positions_only(root):
     def thin_out(arrays):
         positions = np.array([0, 7, 15])
-        arrays["case0.positions"] = positions
-        arrays["case0.out.hidden"] = arrays["case0.out.hidden"][:, positions]
+        for case in ("case0", "case1"):
+            arrays[f"{case}.positions"] = positions
+            arrays[f"{case}.out.hidden"] = arrays[f"{case}.out.hidden"][:, positions]
 
     rewrite(root, thin_out)
     report = verify(root)
-    assert report.passed and report.cases[0].lengths == (16,)
+    assert report.passed and [case.lengths for case in report.cases[:2]] == [(16,), (1, 16)]
+    rewrite(root, lambda arrays: arrays["case1.out.hidden"].__setitem__((1, 2), 9))
+    assert [case.passed for case in verify(root).cases] == [True, False, True, True]
 
 
 def test_a_wrong_expectation_fails(root):

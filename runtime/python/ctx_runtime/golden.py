@@ -23,7 +23,7 @@ class GoldenCase:
     """One stored run: arrays `(batch, longest, …)`, the rows' lengths, and PyTorch's outputs.
 
     Attributes:
-        positions: token outputs are stored at these positions only, `(n,)`; None: at all.
+        positions: token outputs are stored at these positions only, ascending from 0, `(n,)`; None: at all.
     """
 
     inputs: dict[str, np.ndarray]
@@ -99,7 +99,7 @@ def _run_case(dispatcher: Dispatcher, manifest: Manifest, bucket: BucketRecord, 
         actual = session.run({name: case.inputs[name] for name in session.inputs}, bucket=bucket.name)
     lengths = case.lengths
     if case.positions is not None:
-        lengths = (len(case.positions),)
+        lengths = tuple(int(np.searchsorted(case.positions, length)) for length in case.lengths)
         for spec in manifest.outputs:
             if spec.length_axis is not None:
                 actual[spec.name] = np.take(actual[spec.name], case.positions, axis=spec.length_axis)
