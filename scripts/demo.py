@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from ctx_runtime.runtime import Dispatch, Runtime
+from ctx_runtime import Dispatch, Runtime
 
 ROOT = Path(__file__).parent.parent
 TEXTS = ROOT / "samples" / "texts"

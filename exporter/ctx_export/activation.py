@@ -44,7 +44,7 @@ def _bytes(value: ir.Value, length: int) -> int:
     if value.shape is None or value.dtype is None:
         return 0
     sizes = (dim if isinstance(dim, int) else 1 if dim.value == "batch" else length for dim in value.shape)
-    return math.prod(sizes) * max(1, value.dtype.itemsize)
+    return math.ceil(math.prod(sizes) * value.dtype.itemsize)
 
 
 def _scratch_bytes(node: ir.Node, length: int) -> int:

@@ -15,23 +15,19 @@ _YES, _NO = "[green]yes[/]", "[red]no[/]"
 
 
 def build_table(report: BuildReport) -> Group:
-    """Buckets with their sizes and parity, then the totals."""
+    """Buckets with their parity, then sizes and times."""
     table = Table(title=f"{report.bundle.manifest.name} -> {report.bundle.root}", title_justify="left")
-    for heading in ("bucket", "tokens", "batch", "precision", "backends"):
-        table.add_column(heading)
-    for heading in ("graphs", "cases", "max abs", "cosine", "top-1"):
-        table.add_column(heading, justify="right")
+    for heading in ("bucket", "tokens", "precision"):
+        table.add_column(heading, no_wrap=True)
+    for heading in ("cases", "max abs", "cosine", "top-1"):
+        table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("parity")
-    sizes = {record.path: record.bytes for record in report.bundle.manifest.files}
     for bucket in report.bundle.manifest.buckets:
         cases = [case for case in report.parity.cases if case.bucket == bucket.name]
         table.add_row(
             bucket.name,
             f"{bucket.min_length}..{bucket.max_length}",
-            f"{bucket.batch.min}..{bucket.batch.max}",
             bucket.precision,
-            ", ".join(bucket.backends),
-            human_bytes(sizes[bucket.graph] + sizes.get(bucket.unmasked_graph or "", 0)),
             str(len(cases)),
             *_worst(cases),
             report.parity.unverified.get(bucket.name, _verdict(all(case.passed for case in cases))),

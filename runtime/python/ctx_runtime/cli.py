@@ -189,9 +189,8 @@ def _verify(options: argparse.Namespace) -> int:
 def _results(runtime: Runtime, options: argparse.Namespace) -> list[Result]:
     if options.input is not None:
         return [runtime.run(_load(options.input))]
-    if options.text is not None:
-        return runtime.run_text(options.text)
-    return runtime.run_text([_read_text(path) for path in options.text_file])
+    texts: list[str] = options.text or [_read_text(path) for path in options.text_file]
+    return runtime.run_text(texts)
 
 
 def _read_text(path: Path) -> str:
