@@ -55,19 +55,21 @@ class Bundle:
         Raises:
             BundleError: its `code` says which rule the bundle breaks.
         """
-        root = Path(os.path.realpath(path))
-        data = _read_manifest(root)
+        root, data = _read_manifest(path)
         manifest = parse_manifest(data)
         _check_listed_paths(manifest)
-        _check_tree(root, manifest)
         _check_buckets(manifest)
         _check_references(manifest)
-        if verify == "full":
-            _check_hashes(root, manifest)
-        _check_graphs(root, manifest)
-        for bucket in manifest.buckets:
-            if bucket.golden is not None:
-                check_golden(root / bucket.golden)
+        try:
+            _check_tree(root, manifest)
+            if verify == "full":
+                _check_hashes(root, manifest)
+            _check_graphs(root, manifest)
+            for bucket in manifest.buckets:
+                if bucket.golden is not None:
+                    check_golden(root / bucket.golden)
+        except OSError as error:
+            raise BundleError("file-missing", f"{error.filename} can't be read: {error.strerror}") from error
         return cls(root, manifest, hashlib.sha256(data).hexdigest())
 
     def path(self, relative: str) -> Path:
@@ -85,23 +87,26 @@ def sha256_file(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _read_manifest(root: Path) -> bytes:
-    path = root / MANIFEST
-    hint = "name the folder that `ctx-export build` wrote"
+def _read_manifest(path: str | os.PathLike[str]) -> tuple[Path, bytes]:
+    """The bundle's folder without links, and what its manifest holds."""
     try:
-        status = path.lstat()
+        root = Path(os.path.realpath(path))
+        _check_plain((root / MANIFEST).lstat(), MANIFEST)
+        with (root / MANIFEST).open("rb") as file:
+            return root, file.read(MAX_MANIFEST_BYTES + 1)
     except (OSError, ValueError) as error:
-        raise BundleError("not-a-bundle", f"{root} is not a bundle: it has no {MANIFEST}", hint=hint) from error
-    _check_plain(status, MANIFEST)
-    with path.open("rb") as file:
-        return file.read(MAX_MANIFEST_BYTES + 1)
+        raise BundleError(
+            "not-a-bundle",
+            f"{os.fspath(path)!r} is not a bundle: it has no {MANIFEST} that can be read",
+            hint="name the folder that `ctx-export build` wrote",
+        ) from error
 
 
 def _check_plain(status: os.stat_result, name: str) -> None:
     if not stat.S_ISREG(status.st_mode):
-        raise BundleError("link", f"{name} is not a regular file")
+        raise BundleError("link", f"{name!r} is not a regular file")
     if status.st_nlink > 1:
-        raise BundleError("link", f"{name} is a hard link: something else can change it")
+        raise BundleError("link", f"{name!r} is a hard link: something else can change it")
 
 
 def _check_listed_paths(manifest: Manifest) -> None:
@@ -124,7 +129,7 @@ def _check_tree(root: Path, manifest: Manifest) -> None:
         if path == MANIFEST:
             continue
         if path not in records:
-            raise BundleError("file-unlisted", f"{path} is not in the manifest")
+            raise BundleError("file-unlisted", f"{path!r} is not in the manifest")
         if status.st_size != records[path].bytes:
             raise BundleError(
                 "file-size", f"{path} has {status.st_size} bytes, the manifest says {records[path].bytes}"
@@ -144,7 +149,7 @@ def _walk(root: Path, folder: str, folders: set[str]) -> Iterator[tuple[str, os.
             elif path in folders:
                 yield from _walk(root, f"{path}/", folders)
             else:
-                raise BundleError("file-unlisted", f"the folder {path} holds no file of the manifest")
+                raise BundleError("file-unlisted", f"the folder {path!r} holds no file of the manifest")
 
 
 def _check_buckets(manifest: Manifest) -> None:

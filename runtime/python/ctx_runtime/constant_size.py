@@ -57,7 +57,7 @@ def constant_value(node: Node, scope: Mapping[str, Value]) -> Value:
         return math.prod(_shape(node, inputs[0]))
     if node.op_type == "Expand":
         return sizes[0] * math.prod(_shape(node, inputs[-1]))
-    raise BundleError("graph-size", f"{node.op_type} {node.name!r} takes only constants: compute it in the build")
+    raise BundleError("graph-size", f"{node.op_type!r} {node.name!r} takes only constants: compute it in the build")
 
 
 def _elements(value: Tensor | int) -> int:
@@ -68,5 +68,5 @@ def _elements(value: Tensor | int) -> int:
 def _shape(node: Node, value: Tensor | int) -> list[int]:
     """The sizes that a small int64 tensor of the file holds."""
     if isinstance(value, int) or value.raw_data is None or value.data_type != _INT64 or len(value.raw_data) % 8:
-        raise BundleError("graph-size", f"{node.op_type} {node.name!r} takes a shape that can't be told")
+        raise BundleError("graph-size", f"{node.op_type!r} {node.name!r} takes a shape that can't be told")
     return [max(size, 1) for (size,) in struct.iter_unpack("<q", value.raw_data)]

@@ -59,7 +59,7 @@ def _parse_json(data: bytes) -> object:
             parse_float=_parse_float,
         )
     except ValueError as error:
-        raise BundleError("manifest-syntax", f"manifest.json is not JSON: {error}") from error
+        raise BundleError("manifest-syntax", _one_line(f"manifest.json is not JSON: {error}")) from error
 
 
 def _check_nesting(text: str) -> None:
@@ -103,4 +103,9 @@ def _first_line(error: ValidationError) -> str:
     key = ".".join(str(part) for part in problems[0]["loc"])
     message = problems[0]["msg"].removeprefix("Value error, ")
     more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-    return " ".join(f"{key + ': ' if key else ''}{message}{more}".split())
+    return _one_line(f"{key + ': ' if key else ''}{message}{more}")
+
+
+def _one_line(text: str) -> str:
+    """`text` as any terminal can show it; it may quote what the file holds."""
+    return " ".join(text.encode("ascii", "backslashreplace").decode().split())

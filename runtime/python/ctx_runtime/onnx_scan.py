@@ -32,12 +32,10 @@ Scope = ChainMap[str, Value]
 _STANDARD = ("", "ai.onnx")
 _CONTRIB = "com.microsoft"
 CONTRIB_OPERATORS = frozenset({
-    "Attention", "BiasGelu", "BiasSplitGelu", "DequantizeLinear", "DynamicQuantizeLSTM", "DynamicQuantizeMatMul",
-    "EmbedLayerNormalization", "FastGelu", "FusedGemm", "FusedMatMul", "GatherBlockQuantized", "Gelu",
-    "GroupQueryAttention", "MatMulBnb4", "MatMulInteger16", "MatMulIntegerToFloat", "MatMulNBits",
-    "MultiHeadAttention", "PackedAttention", "PackedMultiHeadAttention", "QAttention", "QuickGelu", "QuantizeLinear",
-    "RelativePositionBias", "RemovePadding", "RestorePadding", "RotaryEmbedding", "SimplifiedLayerNormalization",
-    "SkipLayerNormalization", "SkipSimplifiedLayerNormalization", "SparseAttention",
+    "Attention", "BiasGelu", "DequantizeLinear", "DynamicQuantizeMatMul", "FastGelu", "FusedMatMul",
+    "GatherBlockQuantized", "Gelu", "GroupQueryAttention", "MatMulIntegerToFloat", "MatMulNBits", "MultiHeadAttention",
+    "QAttention", "QuickGelu", "QuantizeLinear", "RotaryEmbedding", "SimplifiedLayerNormalization",
+    "SkipLayerNormalization", "SkipSimplifiedLayerNormalization",
 })  # fmt: skip
 """The operators of `com.microsoft` that a graph may use. Others read files (EPContext) or call back into the host."""
 
@@ -133,10 +131,12 @@ class _Scan:
     def _node(self, node: Node, scope: Scope, *, depth: int) -> None:
         domain = _domain(node.domain)
         if domain not in ("", _CONTRIB) or (domain == _CONTRIB and node.op_type not in CONTRIB_OPERATORS):
-            raise BundleError("graph-syntax", f"{self.path}: the operator {domain}.{node.op_type} is not supported")
+            raise BundleError(
+                "graph-syntax", f"{self.path}: the operator {node.op_type!r} of {domain!r} is not supported"
+            )
         for name in node.input:
             if name and name not in scope:
-                raise BundleError("graph-syntax", f"{self.path}: {node.op_type} {node.name!r} comes before its input")
+                raise BundleError("graph-syntax", f"{self.path}: {node.op_type!r} {node.name!r} comes before its input")
         for attribute in node.attribute:
             self._attribute(attribute, scope, depth=depth)
         value = constant_value(node, scope)
@@ -150,7 +150,7 @@ class _Scan:
         self.computed += elements
         if self.computed > MAX_COMPUTED_ELEMENTS + 4 * self.contract.weights_bytes:
             raise BundleError(
-                "graph-size", f"{self.path}: {node.op_type} {node.name!r} computes a constant of {elements} elements"
+                "graph-size", f"{self.path}: {node.op_type!r} {node.name!r} computes a constant of {elements} elements"
             )
 
     def _define(self, name: str, value: Value, scope: Scope) -> None:
