@@ -198,8 +198,8 @@ def module_digest(module: torch.nn.Module) -> str:
     """The sha256 of what a module computes.
 
     It covers the name, dtype, shape and bytes of every parameter and buffer; and, for every submodule, its class, its
-    plain attributes and, outside PyTorch, the source file of its class. Functions that the file takes from other
-    files are not seen.
+    plain attributes and, outside PyTorch, the source file of its class and its forward. Functions that they take from
+    other files are not seen.
     """
     digest = hashlib.sha256()
     for name, tensor in sorted(module.state_dict(keep_vars=True).items()):
@@ -223,11 +223,15 @@ def _is_plain(value: object) -> bool:
 
 
 def _code(kind: type[torch.nn.Module]) -> bytes:
-    """What stands in the source file of a class; of one typed at a prompt, its forward's byte code."""
+    """The source file of a class, if there is one, and the byte code of its forward."""
     if kind.__module__.split(".")[0] == "torch":
         return torch.__version__.encode()
     try:
-        return Path(inspect.getfile(kind)).read_bytes()
-    except (OSError, TypeError):
-        code = kind.forward.__code__
-        return code.co_code + repr((code.co_names, [c for c in code.co_consts if _is_plain(c)])).encode()
+        source = Path(inspect.getfile(kind)).read_bytes()
+    except (OSError, TypeError):  # typed at a prompt
+        source = b""
+    code = getattr(kind.forward, "__code__", None)
+    if code is None:
+        return source
+    constants = [constant for constant in code.co_consts if _is_plain(constant)]
+    return source + code.co_code + repr((code.co_names, constants)).encode()

@@ -10,6 +10,7 @@ from typing import Literal, get_args
 
 import numpy as np
 import torch
+from pydantic import ValidationError
 
 from ctx_runtime.errors import SourceError
 from ctx_runtime.manifest import DType, InputSpec, OutputSpec, SourceRecord, SpecialTokens
@@ -174,6 +175,8 @@ def describe_outputs(
     """
     sizes = tuple(zip(_BATCHES, lengths, strict=True))
     runs = [forward(module, make_example(inputs, values, [length] * batch)) for batch, length in sizes]
+    if not runs[0]:
+        raise SourceError("the model returns nothing", hint="return a tensor, a tuple or a dict of tensors")
     clash = {spec.name for spec in inputs}.intersection(runs[0])
     if clash:
         raise SourceError(f"output {min(clash)!r} has the name of an input", hint="return it under another name")
@@ -182,7 +185,13 @@ def describe_outputs(
         shape = _symbolic_shape(name, (tuple(first.shape), tuple(runs[1][name].shape)), lengths)
         fusion: Literal["concat", "mean"] = "concat" if "length" in shape else "mean"
         dtype = dtype_of(f"output {name!r}", first)
-        specs.append(OutputSpec(name=name, dtype=dtype, shape=shape, fusion=fusion, normalized=name in normalized))
+        try:
+            spec = OutputSpec(name=name, dtype=dtype, shape=shape, fusion=fusion, normalized=name in normalized)
+        except ValidationError as error:
+            raise SourceError(
+                f"output {name!r}: {error.errors()[0]['msg']}", hint="return it under another name"
+            ) from None
+        specs.append(spec)
     return tuple(specs)
 
 

@@ -1,0 +1,482 @@
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+import transformers
+from tokenizers import Tokenizer
+from torch import nn
+
+from ctx_export.sources import load_source
+from ctx_runtime.errors import SourceError
+from tests.fixtures.models import (
+    HEADS,
+    HIDDEN,
+    TASKS,
+    Fixed,
+    Smoother,
+    Tagger,
+    tagger,
+    tokenizer,
+    words,
+    write_json,
+    write_model,
+    write_pooling,
+)
+
+CLS, PAD, SEP = 0, 1, 2
+SPECIAL = 5
+
+
+@pytest.fixture(scope="module")
+def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_model("bert", "feature-extraction", tmp_path_factory.mktemp("models") / "tiny-bert")
+
+
+@pytest.fixture
+def folder(bert: Path, tmp_path: Path) -> Path:
+    """A copy to damage."""
+    return Path(shutil.copytree(bert, tmp_path / "copy"))
+
+
+def specs(described) -> dict[str, tuple]:
+    return {spec.name: spec.shape for spec in described}
+
+
+def edit(path: Path, **values: object) -> None:
+    write_json(path, json.loads(path.read_text()) | values)
+
+
+OUTPUTS = {
+    "feature-extraction": {"last_hidden_state": ("batch", "length", HIDDEN)},
+    "text-classification": {"logits": ("batch", 3)},
+    "token-classification": {"logits": ("batch", "length", 3)},
+    "question-answering": {"start_logits": ("batch", "length"), "end_logits": ("batch", "length")},
+    "fill-mask": {"logits": ("batch", "length", len(words()))},
+}
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_the_task_is_inferred_and_gives_transformers_own_answers(task, tmp_path):
+    source = load_source(write_model("bert", task, tmp_path))
+    assert source.task == task
+    assert specs(source.outputs) == OUTPUTS[task]
+    assert all(spec.fusion == ("concat" if "length" in spec.shape else "mean") for spec in source.outputs)
+    arrays = source.example(3, [9, 1, 4])
+    own = getattr(transformers, HEADS[task]).from_pretrained(tmp_path).eval()
+    with torch.no_grad():
+        expected = own(**{name: torch.from_numpy(array) for name, array in arrays.items()})
+    for name, answer in source.run(arrays).items():
+        np.testing.assert_array_equal(answer, expected[name].numpy())
+
+
+def test_a_source_describes_its_inputs(bert):
+    source = load_source(bert)
+    assert [(spec.name, spec.role, spec.pad, spec.dtype) for spec in source.inputs] == [
+        ("input_ids", "tokens", PAD, "int64"),
+        ("attention_mask", "mask", 0, "int64"),
+        ("token_type_ids", "segment-ids", 0, "int64"),
+    ]
+    assert (source.name, source.via, source.record.kind) == ("tiny-bert", "transformers", "huggingface")
+    assert (source.special_tokens.prefix, source.special_tokens.suffix) == ((CLS,), (SEP,))
+    assert source.tokenizer == bert / "tokenizer.json"
+
+
+@pytest.mark.parametrize(
+    ("kind", "longest"), [("bert", 64), ("roberta", 64), ("mpnet", 64), ("deberta-v2", None), ("modernbert", 64)]
+)
+def test_the_longest_input_is_what_the_positions_allow(kind, longest, tmp_path):
+    source = load_source(write_model(kind, "feature-extraction", tmp_path))
+    assert source.max_length == longest
+    assert "token_type_ids" not in specs(source.inputs) or kind == "bert"
+    if kind in ("roberta", "mpnet"):
+        source.run(source.example(1, [64]))
+        with pytest.raises(SourceError, match="fails for input_ids"):
+            source.run(source.example(1, [65]))
+
+
+class TestExamples:
+    def test_rows_are_framed_padded_and_masked(self, bert):
+        arrays = load_source(bert).example(3, [6, 2, 1])
+        ids, mask = arrays["input_ids"], arrays["attention_mask"]
+        assert {array.shape for array in arrays.values()} == {(3, 6)}
+        assert mask.tolist() == [[1] * 6, [1, 1, 0, 0, 0, 0], [1, 0, 0, 0, 0, 0]]
+        assert (ids[0, 0], ids[0, 5]) == (CLS, SEP)
+        assert ids[1].tolist() == [CLS, SEP, PAD, PAD, PAD, PAD]
+        assert ids[2, 0] >= SPECIAL and set(ids[2, 1:]) == {PAD}
+
+    def test_the_tokens_between_are_ordinary_ones_all_over_the_vocabulary(self, bert):
+        ids = load_source(bert).example(4, [512] * 4)["input_ids"][:, 1:-1]
+        assert set(np.unique(ids)) == set(range(SPECIAL, len(words())))
+
+    def test_a_seed_gives_the_same_example_again(self, bert):
+        source = load_source(bert)
+        first, again, other = (source.example(1, [9], seed=seed)["input_ids"].tolist() for seed in (3, 3, 4))
+        assert first == again != other
+
+    def test_every_row_needs_a_length(self, bert):
+        with pytest.raises(ValueError, match="2 rows need 2 lengths"):
+            load_source(bert).example(2, [5])
+
+
+class TestTokenizers:
+    def test_padding_and_truncation_in_the_file_do_not_count(self, folder):
+        padded = tokenizer()
+        padded.enable_padding(length=16)
+        padded.enable_truncation(3)
+        padded.save(str(folder / "tokenizer.json"))
+        source = load_source(folder)
+        assert (source.special_tokens.prefix, source.special_tokens.suffix) == ((CLS,), (SEP,))
+
+    def test_a_vocabulary_is_converted_to_a_tokenizer_file(self, folder):
+        (folder / "tokenizer.json").unlink()
+        (folder / "tokenizer_config.json").unlink()
+        (folder / "vocab.txt").write_text("\n".join(words()))
+        source = load_source(folder)
+        assert source.tokenizer is not None
+        assert Tokenizer.from_file(str(source.tokenizer)).encode("the sea").ids == tokenizer().encode("the sea").ids
+        assert source.special_tokens.prefix == (CLS,)
+
+    def test_a_model_may_have_none(self, folder):
+        (folder / "tokenizer.json").unlink()
+        (folder / "tokenizer_config.json").unlink()
+        source = load_source(folder)
+        assert source.tokenizer is None
+        assert source.special_tokens.prefix == source.special_tokens.suffix == ()
+        assert [spec.name for spec in source.inputs] == ["input_ids", "attention_mask", "token_type_ids"]
+        assert source.inputs[0].pad == PAD
+        source.run(source.example(2, [3, 8]))
+
+    def test_a_damaged_one_is_refused(self, folder):
+        (folder / "tokenizer.json").write_text("{}")
+        with pytest.raises(SourceError, match="the tokenizer of copy can't be read"):
+            load_source(folder)
+
+
+class TestSentenceEmbeddings:
+    @pytest.mark.parametrize("normalize", [True, False])
+    @pytest.mark.parametrize(
+        ("config", "pool"),
+        [
+            ({"pooling_mode_mean_tokens": True}, lambda states: states.mean(0)),
+            ({"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": False}, lambda states: states[0]),
+            ({"pooling_mode": "max"}, lambda states: states.max(0)),
+            ({"pooling_mode": ["mean"]}, lambda states: states.mean(0)),
+        ],
+    )
+    def test_they_pool_the_real_tokens_of_each_row(self, config, pool, normalize, folder):
+        source = load_source(write_pooling(folder, normalize=normalize, **config))
+        assert specs(source.outputs)["sentence_embedding"] == ("batch", HIDDEN)
+        assert [spec.normalized for spec in source.outputs] == [False, normalize]
+        lengths = [7, 2, 5]
+        answers = source.run(source.example(3, lengths))
+        for states, row, length in zip(
+            answers["last_hidden_state"], answers["sentence_embedding"], lengths, strict=True
+        ):
+            expected = pool(states[:length])
+            expected = expected / np.linalg.norm(expected) if normalize else expected
+            np.testing.assert_allclose(row, expected, atol=1e-6)
+
+    def test_the_encoder_may_stand_in_a_folder_of_its_own(self, bert, tmp_path):
+        shutil.copytree(bert, tmp_path / "st" / "0_Transformer")
+        root = write_pooling(tmp_path / "st", pooling_mode_mean_tokens=True)
+        modules = json.loads((root / "modules.json").read_text())
+        modules[0]["path"] = "0_Transformer"
+        write_json(root / "modules.json", modules)
+        source = load_source(root)
+        assert source.name == "st" and len(source.outputs) == 2
+
+    @pytest.mark.parametrize(
+        ("config", "message"),
+        [
+            ({"pooling_mode_lasttoken": True}, "pooling mode lasttoken in 1_Pooling is not supported"),
+            ({"pooling_mode": ["mean", "max"]}, r"pooling mode mean \+ max"),
+        ],
+    )
+    def test_other_poolings_are_refused(self, config, message, folder):
+        with pytest.raises(SourceError, match=message):
+            load_source(write_pooling(folder, **config))
+
+    def test_other_modules_are_refused(self, folder):
+        modules = [{"type": f"sentence_transformers.models.{kind}", "path": ""} for kind in ("Transformer", "Dense")]
+        write_json(folder / "modules.json", modules)
+        with pytest.raises(SourceError, match="copy is made of Transformer, Dense"):
+            load_source(folder)
+
+
+class TestDigest:
+    def test_it_is_of_the_content_not_of_the_place(self, bert, folder):
+        assert load_source(folder).record == load_source(bert).record
+
+    @pytest.mark.parametrize("name", ["model.safetensors", "config.json", "tokenizer.json"])
+    def test_it_covers_weights_configuration_and_tokenizer(self, name, bert, folder):
+        if name == "model.safetensors":
+            weights = safetensors.torch.load_file(folder / name)
+            weights["embeddings.LayerNorm.bias"][0] += 1
+            safetensors.torch.save_file(weights, folder / name, metadata={"format": "pt"})
+        else:
+            (folder / name).write_text((folder / name).read_text() + " ")
+        assert load_source(folder).record != load_source(bert).record
+
+    def test_of_a_module_it_covers_weights_attributes_and_code(self):
+        def digest(module: nn.Module) -> str:
+            return load_source(module, example_inputs={"features": torch.zeros(1, 6, 8)}).record.sha256
+
+        torch.manual_seed(0)
+        first, other = Smoother(), Smoother()
+        assert digest(first) != digest(other)
+        other.load_state_dict(first.state_dict())
+        assert digest(first) == digest(other)
+        other.convolve.padding_mode = "reflect"
+        assert digest(first) != digest(other)
+        typed = {
+            factor: type("Typed", (nn.Module,), {"forward": eval(f"lambda self, features: features * {factor}")})  # noqa: S307
+            for factor in (2, 3)
+        }
+        assert digest(typed[2]()) != digest(typed[3]())
+
+
+def test_a_model_is_found_in_the_local_cache_by_its_id(bert, tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    cached = tmp_path / "models--someone--tiny"
+    (cached / "refs").mkdir(parents=True)
+    (cached / "refs" / "main").write_text("0" * 40)
+    shutil.copytree(bert, cached / "snapshots" / ("0" * 40))
+    source = load_source("someone/tiny")
+    assert source.name == "someone/tiny"
+    assert source.record == load_source(bert).record
+
+
+def test_a_pickle_needs_trust(folder):
+    torch.save(safetensors.torch.load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
+    expected = load_source(folder)
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(SourceError, match=r"pytorch_model\.bin is a pickle, which can run code") as refusal:
+        load_source(folder)
+    assert "--allow-pickle" in str(refusal.value.hint)
+    arrays = expected.example(1, [6])
+    answer = load_source(folder, allow_pickle=True).run(arrays)
+    np.testing.assert_array_equal(answer["last_hidden_state"], expected.run(arrays)["last_hidden_state"])
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-40])
+
+
+DAMAGES = {
+    "no config.json": (lambda root: (root / "config.json").unlink(), "it has no config.json"),
+    "broken config": (lambda root: (root / "config.json").write_text("{"), "config.json is not a JSON file"),
+    "config is a list": (lambda root: (root / "config.json").write_text("[]"), "knows no architecture None"),
+    "impossible value": (
+        lambda root: edit(root / "config.json", hidden_size="wide"),
+        r"config\.json is not sound|can't be loaded",
+    ),
+    "unknown architecture": (
+        lambda root: edit(root / "config.json", model_type="hydra", auto_map={"AutoConfig": "code.Config"}),
+        "knows no architecture 'hydra'",
+    ),
+    "no architectures": (lambda root: edit(root / "config.json", architectures=None), "names no architecture"),
+    "no task": (
+        lambda root: edit(root / "config.json", architectures=["BertForPreTraining"]),
+        "BertForPreTraining, which says no task",
+    ),
+    "decoder": (lambda root: transformers.T5Config().save_pretrained(root), r"\(t5\) has a decoder"),
+    "no text": (
+        lambda root: transformers.ViTModel(
+            transformers.ViTConfig(hidden_size=8, num_attention_heads=1, num_hidden_layers=1, intermediate_size=8)
+        ).save_pretrained(root),
+        "ViTModel takes no input_ids",
+    ),
+    "no weights": (lambda root: (root / "model.safetensors").unlink(), r"has no model\.safetensors"),
+    "cut weights": (lambda root: cut(root / "model.safetensors"), "can't be loaded"),
+    "no safetensors": (lambda root: (root / "model.safetensors").write_bytes(b"PK" * 40), "can't be loaded"),
+    "another size": (lambda root: edit(root / "config.json", intermediate_size=40), "can't be loaded"),
+    "more layers": (lambda root: edit(root / "config.json", num_hidden_layers=3), "has no weights for encoder.layer.2"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_folder_is_refused_in_one_line(damage, folder):
+    harm, message = DAMAGES[damage]
+    harm(folder)
+    with pytest.raises(SourceError, match=message) as refusal:
+        load_source(folder)
+    assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("model", "options", "message"),
+    [
+        ("nowhere/at/all", {}, "no folder nowhere/at/all"),
+        ("someone/absent", {}, "neither a folder nor a model in the local Hugging Face cache"),
+        (__file__, {}, "is not a model's folder"),
+        ("weights.pt", {}, "weights.pt is a pickle"),
+        ("absent.safetensors", {}, "holds weights only"),
+        ("absent.safetensors", {"factory": "a:b"}, r"no file absent\.safetensors"),
+        (".", {"factory": "a:b"}, "go with a .safetensors checkpoint or a module"),
+        (".", {"task": "singing"}, "unknown task 'singing'"),
+        (Smoother(), {}, "a module needs example_inputs"),
+    ],
+)
+def test_what_is_no_model_is_refused(model, options, message):
+    with pytest.raises(SourceError, match=message) as refusal:
+        load_source(model, **options)
+    assert refusal.value.hint
+
+
+def test_a_task_needs_an_architecture_and_weights_for_it(bert, folder):
+    with pytest.raises(SourceError, match=r"no weights for classifier\..*: it is no model for token-classification"):
+        load_source(bert, task="token-classification")
+    transformers.DPRConfig().save_pretrained(folder)
+    with pytest.raises(SourceError, match="transformers has no dpr for fill-mask"):
+        load_source(folder, task="fill-mask")
+
+
+class TestModules:
+    def test_inputs_and_outputs_are_described_by_example_and_observation(self):
+        module, examples = tagger()
+        source = load_source(module, example_inputs=examples, name="my tagger", task="tagging")
+        assert (source.name, source.task, source.via, source.record.kind) == ("my-tagger", "tagging", "torch", "module")
+        assert [(spec.name, spec.role, spec.shape) for spec in source.inputs] == [
+            ("input_ids", "tokens", ("batch", "length")),
+            ("mask", "mask", ("batch", "length")),
+        ]
+        assert specs(source.outputs) == {"tags": ("batch", "length", 5), "summary": ("batch", 8)}
+        assert [spec.fusion for spec in source.outputs] == ["concat", "mean"]
+        assert source.max_length is None and source.tokenizer is None and not module.training
+
+    def test_examples_stay_within_the_observed_range(self):
+        module, examples = tagger()
+        arrays = load_source(module, example_inputs=examples).example(2, [300, 2])
+        assert set(np.unique(arrays["input_ids"][0])) == set(range(1, 20))
+        assert set(arrays["input_ids"][1, 2:]) == {0}
+        assert arrays["mask"].sum(1).tolist() == [300, 2]
+
+    @pytest.mark.parametrize("dtype", [torch.bool, torch.int32])
+    def test_a_mask_keeps_its_dtype(self, dtype):
+        module, examples = tagger()
+        examples["mask"] = examples["mask"].to(dtype)
+        source = load_source(module, example_inputs=examples)
+        assert source.inputs[1].role == "mask"
+        assert source.example(1, [4])["mask"].dtype == str(dtype).removeprefix("torch.")
+
+    def test_padding_may_change_an_answer(self):
+        source = load_source(Smoother(), example_inputs={"features": torch.randn(2, 9, 8)})
+        assert specs(source.outputs) == {"output0": ("batch", "length", 6)}
+        row = source.example(1, [5])
+        padded = {"features": np.pad(row["features"], ((0, 0), (0, 3), (0, 0)), constant_values=7.0)}
+        difference = source.run(padded)["output0"][:, :5] - source.run(row)["output0"]
+        np.testing.assert_allclose(difference[:, :4], 0, atol=1e-6)
+        assert np.abs(difference[:, 4]).max() > 1e-2
+
+    def test_inputs_without_a_length_keep_their_size(self):
+        class Scaled(nn.Module):
+            def forward(self, features: torch.Tensor, scale: torch.Tensor, kind: torch.Tensor) -> tuple:
+                return features * scale[:, None], kind
+
+        examples = {"features": torch.randn(2, 9, 3), "scale": torch.randn(2, 3), "kind": torch.tensor([4, 5])}
+        source = load_source(Scaled(), example_inputs=examples)
+        assert specs(source.inputs) == {
+            "features": ("batch", "length", 3), "scale": ("batch", 3), "kind": ("batch",)
+        }  # fmt: skip
+        assert specs(source.outputs) == {"output0": ("batch", "length", 3), "output1": ("batch",)}
+        assert all(spec.role == "data" for spec in source.inputs)
+
+    @pytest.mark.parametrize(
+        ("forward", "message"),
+        [
+            (lambda x: torch.cat([x, x, x[:, :1]], 1), "dimension 1 of output 'output0' is 19 and 9"),
+            (lambda x: x.sum(), r"output 'output0' has the shape \(\)"),
+            (lambda x: x @ x.mT, r"has the shape \(batch, length, length\)"),
+            (lambda x: x.reshape(-1, 8), "dimension 0 of output 'output0'"),
+            (lambda x: x.mT.mT.transpose(0, 1), r"has the shape \(length, batch, 8\)"),
+            (lambda x: x.double(), "output 'output0' is float64; supported are float32"),
+            (lambda x: {"x": x}, "output 'x' has the name of an input"),
+            (lambda x: {"states": x, "extra": None}, "output 'extra' is NoneType, not a tensor"),
+            (lambda x: {}, "the model returns nothing"),
+            (lambda x: {"my states": x}, "output 'my states': String should match"),
+            (lambda x: x[5], "the model fails for x .*: index 5 is out of bounds"),
+        ],
+    )
+    def test_outputs_that_cant_be_described_are_refused(self, forward, message):
+        module = nn.Module()
+        module.forward = forward
+        with pytest.raises(SourceError, match=message):
+            load_source(module, example_inputs={"x": torch.randn(2, 9, 8)})
+
+    def test_a_module_for_one_length_is_refused(self):
+        with pytest.raises(SourceError, match=r"fails for features \(3, 6, 8\): .*size of tensor") as refusal:
+            load_source(Fixed(), example_inputs={"features": torch.randn(2, 12, 8)})
+        assert "every batch and length" in str(refusal.value.hint)
+
+    @pytest.mark.parametrize(
+        ("examples", "message"),
+        [
+            ({}, "example_inputs are empty"),
+            ({"features": [[1]]}, "not all tensors"),
+            ({"features": torch.zeros(3)}, r"'features' has the shape \(3,\)"),
+            ({"features": torch.zeros(2, 0, 8)}, r"has the shape \(2, 0, 8\)"),
+            ({"features": torch.zeros(2, 3, 8), "more": torch.zeros(1, 3)}, r"'more' has the shape \(1, 3\)"),
+            ({"features": torch.zeros(2, 3, 8, dtype=torch.float64)}, "is float64"),
+            ({"my features": torch.zeros(2, 3, 8)}, "input 'my features': String should match"),
+        ],
+    )
+    def test_example_inputs_that_describe_nothing_are_refused(self, examples, message):
+        with pytest.raises(SourceError, match=message):
+            load_source(Smoother(), example_inputs=examples)
+
+
+class TestCheckpoints:
+    @pytest.fixture
+    def checkpoint(self, tmp_path) -> Path:
+        torch.manual_seed(1)
+        path = tmp_path / "tagger.safetensors"
+        safetensors.torch.save_model(Tagger(), str(path))
+        return path
+
+    def test_a_factory_makes_the_module_and_the_file_fills_it(self, checkpoint):
+        source = load_source(checkpoint, factory="tests.fixtures.models:tagger")
+        assert (source.name, source.record.kind) == ("tagger", "safetensors")
+        weights = safetensors.torch.load_file(checkpoint)
+        torch.testing.assert_close(source.module.state_dict()["module.embed.weight"], weights["embed.weight"])
+        assert source.record != load_source(tagger()[0], example_inputs=tagger()[1]).record
+
+    def test_a_factory_is_looked_up_in_the_current_folder(self, checkpoint, tmp_path, monkeypatch):
+        (tmp_path / "nearby_factory.py").write_text("from tests.fixtures.models import tagger as make\n")
+        monkeypatch.chdir(tmp_path)
+        assert load_source("tagger.safetensors", factory="nearby_factory:make").task == "custom"
+
+    def test_the_weights_must_be_those_of_the_module(self, checkpoint):
+        weights = safetensors.torch.load_file(checkpoint)
+        weights["head.bias"] = weights.pop("classify.bias")
+        safetensors.torch.save_file(weights, checkpoint)
+        with pytest.raises(SourceError, match=r"missing classify\.bias; unexpected head\.bias$"):
+            load_source(checkpoint, factory="tests.fixtures.models:tagger")
+        weights["classify.bias"] = torch.zeros(7)
+        safetensors.torch.save_file(weights, checkpoint)
+        with pytest.raises(SourceError, match=r"size mismatch for classify\.bias"):
+            load_source(checkpoint, factory="tests.fixtures.models:tagger")
+
+    def test_a_damaged_file_is_refused(self, checkpoint):
+        cut(checkpoint)
+        with pytest.raises(SourceError, match="is not a sound safetensors file"):
+            load_source(checkpoint, factory="tests.fixtures.models:tagger")
+
+    @pytest.mark.parametrize(
+        ("factory", "message"),
+        [
+            ("tagger", "'tagger' is not module:function"),
+            ("no.such.module:tagger", "fails: ModuleNotFoundError"),
+            ("tests.fixtures.models:no_such", "fails: AttributeError"),
+            ("tests.fixtures.models:tokenizer", r"tokenizer returned Tokenizer"),
+            ("tests.fixtures.models:write_json", "fails: TypeError"),
+        ],
+    )
+    def test_a_factory_that_makes_nothing_is_refused(self, factory, message, checkpoint):
+        with pytest.raises(SourceError, match=message):
+            load_source(checkpoint, factory=factory)
