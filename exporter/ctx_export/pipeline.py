@@ -32,6 +32,7 @@ from ctx_runtime.manifest import FORMAT, BucketRecord, Manifest
 from ctx_runtime.parity import Form, ParityReport
 from ctx_runtime.resource_profile import BucketPlan, ResourceProfile
 
+WEIGHTS = "weights.bin"
 PADDING_TOLERANCE = 1e-3
 """A model whose answers padding moves by more than this (max abs) is not padding-invariant."""
 _PACKAGES = ("torch", "transformers", "onnx", "onnx-ir", "onnxscript", "onnxruntime")
@@ -120,7 +121,7 @@ def specialise(shop: Workshop, canonical: ir.Model) -> tuple[BucketRecord, ...]:
     folder.mkdir()
     networks: dict[str, ir.Model] = {}
     records: list[BucketRecord] = []
-    with shop.stages.stage("specialise"), WeightStore(folder / "weights.bin") as store:
+    with shop.stages.stage("specialise"), WeightStore(folder / WEIGHTS) as store:
         for done, plan in enumerate(reversed(shop.plans)):
             shop.stages.tell("specialise", done, len(shop.plans))
             if plan.network not in networks:
@@ -130,6 +131,8 @@ def specialise(shop: Workshop, canonical: ir.Model) -> tuple[BucketRecord, ...]:
                 store.save_graph(graph, folder / _file_name(plan, form))
             records.append(_record(plan, forms))
         shop.stages.tell("specialise", len(shop.plans), len(shop.plans))
+    if not (folder / WEIGHTS).stat().st_size:
+        (folder / WEIGHTS).unlink()
     return tuple(reversed(records))
 
 
@@ -222,6 +225,13 @@ def _plan(source: Source, profile: ResourceProfile) -> tuple[BucketPlan, ...]:
                 f"bucket {plan.name} asks for a sub-network, which {source.name} does not have",
                 hint="remove `subnetwork` from the profile",
             )
+    framing = len(source.special_tokens.prefix) + len(source.special_tokens.suffix)
+    overlap, longest = profile.overflow.overlap, plans[-1].max_length
+    if profile.overflow.policy == "segment" and overlap + framing >= longest:
+        raise BuildError(
+            f"segments of {longest} tokens leave no room beside {framing} special tokens and an overlap of {overlap}",
+            hint="lower overflow.overlap, or set overflow.policy to truncate or error",
+        )
     return plans
 
 
@@ -319,7 +329,7 @@ def _write_manifest(shop: Workshop, records: Sequence[BucketRecord], report: Par
             overflow=profile.overflow,
             session_budget=profile.session_budget,
             share_weights=profile.share_weights,
-            weights="graphs/weights.bin" if (root / "graphs" / "weights.bin").stat().st_size else None,
+            weights=f"graphs/{WEIGHTS}" if (root / "graphs" / WEIGHTS).exists() else None,
             tokenizer="tokenizer/tokenizer.json" if source.tokenizer is not None else None,
             parity_report="parity/report.json",
             files=(),

@@ -16,6 +16,9 @@ Progress = Callable[[str, int, int], None]
 """Told `(stage, done, total)` as a stage goes on."""
 
 
+STAGES = ("export", "specialise", "engines", "parity", "total")
+
+
 @dataclass
 class Stages:
     """Times the stages of a build and tells how far each is.
@@ -26,7 +29,7 @@ class Stages:
     """
 
     on_progress: Progress | None = None
-    seconds: dict[str, float] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(STAGES, 0.0))
     cached: list[str] = field(default_factory=list)
 
     @contextmanager
@@ -36,7 +39,7 @@ class Stages:
         try:
             yield
         finally:
-            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - started
+            self.seconds[name] += time.perf_counter() - started
 
     def tell(self, name: str, done: int, total: int) -> None:
         """Report that `done` of `total` parts of stage `name` are finished."""
