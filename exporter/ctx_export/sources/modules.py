@@ -234,4 +234,5 @@ def _code(kind: type[torch.nn.Module]) -> bytes:
     if code is None:
         return source
     constants = [constant for constant in code.co_consts if _is_plain(constant)]
-    return source + code.co_code + repr((code.co_names, constants)).encode()
+    compiled: bytes = code.co_code
+    return source + compiled + repr((code.co_names, constants)).encode()
