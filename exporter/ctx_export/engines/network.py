@@ -1,0 +1,101 @@
+"""A graph of a bundle -> a TensorRT network, strictly: what the parser would let pass is an error here.
+
+The graph is the one that ONNX Runtime runs. TensorRT's parser reads its `com.microsoft.MultiHeadAttention` as a native
+attention layer that may be decomposed. The one step taken, in memory, is for attention that stayed standard: it gets
+the attribute `TRT_decomposable`, without which float32 has no kernel, and which onnx.checker and ONNX Runtime refuse.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import ModuleType
+
+import onnx
+
+from ctx_export.engines import EngineRequest
+from ctx_runtime.backends.tensorrt_library import Native
+from ctx_runtime.errors import EngineError
+from ctx_runtime.manifest import DType
+
+_DTYPES: dict[DType, str] = {"float32": "FLOAT", "float16": "HALF", "int64": "INT64", "int32": "INT32", "bool": "BOOL"}
+
+
+class BuildLog:
+    """What the library said during one build, by severity; `logger` is what the library takes."""
+
+    def __init__(self, trt: ModuleType) -> None:
+        self.warnings: list[str] = []
+        self.errors: list[str] = []
+        levels, build = trt.ILogger.Severity, self
+
+        class Logger(trt.ILogger):  # type: ignore[misc, name-defined]
+            def log(self, severity: Native, message: str) -> None:
+                if severity <= levels.ERROR:
+                    build.errors.append(message)
+                elif severity == levels.WARNING:
+                    build.warnings.append(message)
+
+        self.logger = Logger()
+
+
+def graph_for_tensorrt(graph: Path) -> bytes:
+    """The graph file as TensorRT parses it, its weights still beside it.
+
+    Raises:
+        EngineError: the file holds no graph, or numbers that TensorRT would silently make less precise.
+    """
+    model = onnx.load(graph, load_external_data=False)
+    if not model.graph.node:
+        raise EngineError(f"{graph.name} holds no graph", hint="build the bundle again")
+    elements = {value.name: value.type.tensor_type.elem_type for value in model.graph.value_info}
+    elements |= {tensor.name: tensor.data_type for tensor in model.graph.initializer}
+    for name, element in elements.items():
+        if element == onnx.TensorProto.DOUBLE:
+            raise EngineError(f"{graph.name}: {name!r} is float64, which TensorRT would compute in float32")
+    for node in model.graph.node:
+        if node.op_type == "Attention" and node.domain == "":
+            node.attribute.append(onnx.helper.make_attribute("TRT_decomposable", 1))
+    serialized: bytes = model.SerializeToString()
+    return serialized
+
+
+def parse_network(trt: ModuleType, builder: Native, log: BuildLog, request: EngineRequest) -> tuple[Native, Native]:
+    """The strongly typed network of the request's graph, and the parser, which owns its weights.
+
+    Raises:
+        EngineError: TensorRT refuses an operator, ignores an input, or sees other inputs than the bundle states.
+    """
+    network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+    parser = trt.OnnxParser(network, log.logger)
+    if not parser.parse(graph_for_tensorrt(request.graph), str(request.graph)):
+        raise _refusal(parser.get_error(0), request) if parser.num_errors else EngineError(_last(log, request))
+    ignored = next((line for line in log.warnings if "Unused Input" in line), None)
+    if ignored is not None:
+        raise EngineError(f"{request.subject}: TensorRT ignores an input of the graph: {ignored}")
+    _check_inputs(trt, network, request)
+    return network, parser
+
+
+def _refusal(error: Native, request: EngineRequest) -> EngineError:
+    """The parser's first error; those that follow it only repeat that the parsing failed."""
+    reason = " ".join(error.desc().split())
+    return EngineError(
+        f"{request.subject}: TensorRT refuses operator {error.node_operator() or 'unknown'} of node "
+        f"{error.node_name()!r}: {reason[:300]}",
+        hint="run this bucket on ONNX Runtime, or write the model without this operator",
+    )
+
+
+def _last(log: BuildLog, request: EngineRequest) -> str:
+    return f"{request.subject}: TensorRT can't parse {request.graph.name}: {(log.errors or ['no reason given'])[0]}"
+
+
+def _check_inputs(trt: ModuleType, network: Native, request: EngineRequest) -> None:
+    found = {network.get_input(i).name: network.get_input(i).dtype for i in range(network.num_inputs)}
+    stated = {name: getattr(trt.DataType, _DTYPES[dtype]) for name, dtype in request.inputs.items()}
+    for name in sorted({*found, *stated}):
+        if found.get(name) != stated.get(name):
+            raise EngineError(
+                f"{request.subject}: input {name!r} is {found.get(name)} in the network, {stated.get(name)} in the "
+                "bundle"
+            )
