@@ -83,19 +83,18 @@ def build(
         ParityError: a bucket's answers differ from PyTorch's by more than its tolerance; nothing is published.
     """
     stages = Stages(on_progress)
-    with stages.stage("total"):
+    with stages.stage("total"), BundleWriter(Path(output)) as writer:
+        profile = profile if isinstance(profile, ResourceProfile) else load_profile(profile)
         source = load_source(
             model, task=task, name=name, factory=factory, example_inputs=example_inputs, allow_pickle=allow_pickle
         )
-        profile = profile if isinstance(profile, ResourceProfile) else load_profile(profile)
         cache = BuildCache(cache_dir or default_cache_dir())
-        with BundleWriter(Path(output)) as writer:
-            shop = Workshop(source, profile, _plan(source, profile), cache, stages, writer)
-            canonical = export(shop)
-            records = specialise(shop, canonical)
-            report = prove(shop, records)
-            _write_manifest(shop, records, report)
-            bundle = writer.publish()
+        shop = Workshop(source, profile, _plan(source, profile), cache, stages, writer)
+        canonical = export(shop)
+        records = specialise(shop, canonical)
+        report = prove(shop, records)
+        _write_manifest(shop, records, report)
+        bundle = writer.publish()
     return BuildReport(bundle=bundle, parity=report, seconds=stages.seconds, cached=tuple(stages.cached))
 
 

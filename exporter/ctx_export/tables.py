@@ -39,7 +39,9 @@ def build_summary(report: BuildReport) -> Iterable[str]:
     """Sizes, times and what came from the cache, a line each."""
     yield f"weights {human_bytes(report.weights_bytes)}, bundle {human_bytes(report.bundle_bytes)}"
     times = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in report.seconds.items())
-    yield times + (f"; from the cache: {', '.join(report.cached)}" if report.cached else "")
+    yield times
+    if report.cached:
+        yield f"from the cache: {', '.join(report.cached)}"
     yield from invariance_lines(report.parity)
 
 

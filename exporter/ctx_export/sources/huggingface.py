@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -211,15 +212,16 @@ def _load_model(folder: Path, config: Any, task: str, *, pickled: bool) -> torch
     config.return_dict, config.use_cache = True, False
     try:
         # Attention is left to transformers: sdpa where the architecture has it, else eager.
-        model, report = getattr(transformers, record.auto).from_pretrained(
-            folder,
-            config=config,
-            dtype=torch.float32,
-            use_safetensors=not pickled,
-            local_files_only=True,
-            trust_remote_code=False,
-            output_loading_info=True,
-        )
+        with _no_progress_bar():
+            model, report = getattr(transformers, record.auto).from_pretrained(
+                folder,
+                config=config,
+                dtype=torch.float32,
+                use_safetensors=not pickled,
+                local_files_only=True,
+                trust_remote_code=False,
+                output_loading_info=True,
+            )
     except Exception as error:  # transformers, safetensors and torch raise whatever they like
         raise SourceError(
             f"the weights in {folder} can't be loaded: {one_line(error)}", hint="copy or download them again"
@@ -233,6 +235,19 @@ def _load_model(folder: Path, config: Any, task: str, *, pickled: bool) -> torch
         )
     loaded: torch.nn.Module = model
     return loaded
+
+
+@contextlib.contextmanager
+def _no_progress_bar() -> Iterator[None]:
+    """Keep transformers' own progress bar off the terminal."""
+    settings = transformers.utils.logging
+    shown = settings.is_progress_bar_enabled()
+    settings.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            settings.enable_progress_bar()
 
 
 def _describe_inputs(model: torch.nn.Module, tokenizer: TokenizerInfo | None) -> tuple[InputSpec, ...]:
