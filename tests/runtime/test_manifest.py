@@ -1,0 +1,92 @@
+"""The manifest's own rules, and what it answers."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from ctx_runtime.manifest import Activation, Manifest
+from tests.fixtures.bundles import MASK, write_tiny_bundle
+
+
+@pytest.fixture(scope="module")
+def values(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    root = write_tiny_bundle(tmp_path_factory.mktemp("manifest") / "tiny")
+    return json.loads((root / "manifest.json").read_text())
+
+
+def test_it_survives_json(values: dict[str, Any]) -> None:
+    manifest = Manifest.model_validate(values)
+    assert manifest.model_dump(mode="json") == values
+
+
+def test_what_it_answers(values: dict[str, Any]) -> None:
+    manifest = Manifest.model_validate(values)
+    assert (manifest.max_length, manifest.mask) == (48, MASK)
+    assert [spec.length_axis for spec in (*manifest.inputs, *manifest.outputs)] == [1, 1, 1, None]
+    assert Manifest.model_validate(values | {"inputs": values["inputs"][:1]}).mask is None
+
+
+def test_engines_are_found_by_backend_and_bucket(values: dict[str, Any]) -> None:
+    engine = {
+        "backend": "tensorrt-rtx", "targets": ["sm89"], "file": "e", "library_version": "1", "network": "fp32",
+        "optimization_profiles": {"ctx-16": 0},
+    }  # fmt: skip
+    manifest = Manifest.model_validate(values | {"engines": [engine]})
+    assert [found.file for found in manifest.engines_for("tensorrt-rtx", "ctx-16")] == ["e"]
+    assert manifest.engines_for("tensorrt-rtx", "ctx-48") == manifest.engines_for("tensorrt", "ctx-16") == ()
+
+
+def with_spec(values: dict[str, Any], kind: str, index: int, **fields: object) -> dict[str, Any]:
+    specs = [dict(spec) for spec in values[kind]]
+    specs[index].update(fields)
+    return values | {kind: specs}
+
+
+@pytest.mark.parametrize(
+    ("kind", "index", "fields", "message"),
+    [
+        ("inputs", 1, {"name": "input_ids"}, "two inputs have the same name"),
+        ("outputs", 1, {"name": "hidden"}, "two outputs have the same name"),
+        ("inputs", 0, {"shape": ["length", "batch"]}, "expected a shape"),
+        ("outputs", 0, {"shape": ["batch", "length", "length"]}, "expected a shape"),
+        ("outputs", 0, {"shape": ["batch", "batch"]}, "expected a shape"),
+        ("inputs", 0, {"role": "mask"}, "more than one input has the role 'mask'"),
+        ("inputs", 1, {"role": "tokens"}, "more than one input has the role 'tokens'"),
+        ("inputs", 0, {"shape": ["batch", 0]}, "shape"),
+        ("inputs", 0, {"name": "a b"}, "pattern"),
+        ("inputs", 0, {"name": "input_ids\n"}, "pattern"),
+        ("inputs", 0, {"dtype": "float64"}, "dtype"),
+        ("inputs", 0, {"pad": "0"}, "pad"),
+        ("outputs", 0, {"fusion": "median"}, "fusion"),
+    ],
+)
+def test_impossible_inputs_and_outputs(
+    values: dict[str, Any], kind: str, index: int, fields: dict[str, object], message: str
+) -> None:
+    with pytest.raises(ValidationError, match=message):
+        Manifest.model_validate(with_spec(values, kind, index, **fields))
+
+
+def test_an_input_has_a_length(values: dict[str, Any]) -> None:
+    inputs = [spec | {"shape": ["batch", 4]} for spec in values["inputs"]]
+    with pytest.raises(ValidationError, match="no input has a length axis"):
+        Manifest.model_validate(values | {"inputs": inputs})
+
+
+@pytest.mark.parametrize(("framing", "fits"), [(43, True), (44, False)])
+def test_a_segment_has_room_for_its_own_tokens(values: dict[str, Any], framing: int, fits: bool) -> None:
+    changed = values | {"special_tokens": {"prefix": list(range(framing)), "suffix": []}}
+    if fits:
+        Manifest.model_validate(changed)
+    else:
+        with pytest.raises(ValidationError, match="leave no room beside 44 special tokens and an overlap of 4"):
+            Manifest.model_validate(changed)
+    Manifest.model_validate(changed | {"overflow": {"policy": "truncate", "overlap": 4, "fusion": "mean"}})
+
+
+def test_activation_grows_with_pairs_of_tokens() -> None:
+    assert Activation(per_token=10, per_token_pair=2).bytes_for(3, 100) == 3 * (10 * 100 + 2 * 100 * 100)
