@@ -19,19 +19,13 @@ from pathlib import Path
 
 import onnxruntime as ort
 
+from ctx_runtime.backends.cache_folder import cache_root
 from ctx_runtime.backends.onnxruntime import PROVIDERS, session_options
 from ctx_runtime.bundle import Bundle, sha256_file
 from ctx_runtime.errors import BackendError
 
 _WEIGHTS = "weights.bin"
 _MIN_EXTERNAL_BYTES = 1024
-
-
-def cache_root() -> Path:
-    """`$CTX_RUNTIME_CACHE`, else `$XDG_CACHE_HOME/ctx-runtime`, else `~/.cache/ctx-runtime`."""
-    if configured := os.environ.get("CTX_RUNTIME_CACHE"):
-        return Path(configured)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ctx-runtime"
 
 
 def prepacked_graph(bundle: Bundle, graph: str) -> Path:
