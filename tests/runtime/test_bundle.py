@@ -267,6 +267,9 @@ CASES: dict[str, list[Damage]] = {
         add_nodes(helper.make_node("EPContext", ["tokens"], ["x"], domain="com.microsoft")),
         add_nodes(helper.make_node("Anything", ["tokens"], ["x"], domain="my.ops")),
         add_nodes(helper.make_node("Abs", ["later"], ["x"])),
+        add_nodes(helper.make_node("Max", ["hidden", ""], ["x"])),
+        add_nodes(helper.make_node("GatherND", ["hidden", "input_ids"], ["x"], batch_dims=-3)),
+        add_nodes(helper.make_node("Cast", ["hidden"], ["x"], to=1 << 31)),
         add_nodes(helper.make_node("Abs", ["tokens"], ["hidden"])),
         add_initializer(helper.make_tensor("text", TensorProto.STRING, [1], ["x"])),
         add_initializer(helper.make_tensor("typed", TensorProto.INT64, [1], [1])),
@@ -280,6 +283,7 @@ CASES: dict[str, list[Damage]] = {
         set_manifest("inputs", 0, "dtype", to="int32"),
         set_manifest("inputs", 1, "name", to="mask"),
         set_manifest("buckets", 0, "unmasked_graph", to=GRAPH),
+        set_manifest("buckets", 0, "graph", to="graphs/ctx-16.unmasked.onnx"),
         lambda root: edit_graph(root, lambda model: model.graph.output.pop()),
         lambda root: edit_graph(root, lambda model: model.graph.input.append(model.graph.input[0])),
         lambda root: edit_graph(root, lambda model: model.graph.output[0].ClearField("type")),
@@ -370,6 +374,7 @@ def test_every_code_is_written_down_and_tested() -> None:
 def test_the_operators_written_down_are_those_of_the_scan() -> None:
     for name, operators in (
         ("`com.microsoft`", onnx_scan.CONTRIB_OPERATORS),
+        ("may leave an input out", onnx_scan.OPTIONAL_INPUTS),
         ("*no more*", _NO_LARGER),
         ("*broadcast*", _BROADCAST),
     ):

@@ -29,6 +29,8 @@ MANIFEST = "manifest.json"
 _PATH = re.compile(r"(?:[A-Za-z0-9._+-]{0,254}[A-Za-z0-9_+-]/){0,7}[A-Za-z0-9._+-]{0,254}[A-Za-z0-9_+-]")
 _CHUNK = 1 << 20
 
+MaskUse = Literal["required", "allowed", "refused"]
+
 
 @dataclass(frozen=True)
 class Bundle:
@@ -190,12 +192,20 @@ def _check_hashes(root: Path, manifest: Manifest) -> None:
 
 def _check_graphs(root: Path, manifest: Manifest) -> None:
     """Scan each graph once, and hold the weight ranges of all of them against each other."""
-    forms = {(bucket.graph, False) for bucket in manifest.buckets}
-    forms |= {(bucket.unmasked_graph, True) for bucket in manifest.buckets if bucket.unmasked_graph is not None}
     ranges: list[WeightRange] = []
-    for graph, unmasked in sorted(forms):
-        ranges += scan_graph(graph, _read_graph(root, graph), _contract(manifest, graph, unmasked))
+    for graph, mask in sorted(_forms(manifest)):
+        ranges += scan_graph(graph, _read_graph(root, graph), _contract(manifest, graph, mask))
     check_ranges(ranges)
+
+
+def _forms(manifest: Manifest) -> set[tuple[str, MaskUse]]:
+    """Every graph, and whether it takes the mask: it must where there is a form without."""
+    forms: set[tuple[str, MaskUse]] = set()
+    for bucket in manifest.buckets:
+        forms.add((bucket.graph, "allowed" if bucket.unmasked_graph is None else "required"))
+        if bucket.unmasked_graph is not None:
+            forms.add((bucket.unmasked_graph, "refused"))
+    return forms
 
 
 def _read_graph(root: Path, graph: str) -> bytes:
@@ -203,13 +213,14 @@ def _read_graph(root: Path, graph: str) -> bytes:
         return file.read(MAX_GRAPH_BYTES + 1)
 
 
-def _contract(manifest: Manifest, graph: str, unmasked: bool) -> GraphContract:
+def _contract(manifest: Manifest, graph: str, mask: MaskUse) -> GraphContract:
     """What the manifest says of a graph; only the weight file beside it is in reach of its external data."""
     weights = Path(manifest.weights) if manifest.weights else None
     beside = weights is not None and weights.parent == Path(graph).parent
     sizes = {record.path: record.bytes for record in manifest.files}
     return GraphContract(
-        inputs=[spec for spec in manifest.inputs if not (unmasked and spec.role == "mask")],
+        inputs=[spec for spec in manifest.inputs if not (mask == "refused" and spec.role == "mask")],
+        required=manifest.mask.name if manifest.mask is not None and mask == "required" else None,
         outputs=manifest.outputs,
         weights=weights.name if weights and beside else None,
         weights_bytes=sizes[manifest.weights] if manifest.weights and beside else 0,

@@ -28,6 +28,14 @@ _BITS = {1: 32, 2: 8, 3: 8, 4: 16, 5: 16, 6: 32, 7: 64, 9: 8, 10: 16, 11: 64, 12
          17: 8, 18: 8, 19: 8, 20: 8, 21: 4, 22: 4, 23: 4, 24: 8, 25: 2, 26: 2}  # fmt: skip
 """Bits of an element by TensorProto.DataType; strings and complex numbers are refused."""
 _DTYPES: dict[DType, int] = {"float32": 1, "int32": 6, "int64": 7, "bool": 9, "float16": 10}
+OPTIONAL_INPUTS = frozenset({
+    "Attention", "Clip", "DequantizeLinear", "GatherBlockQuantized", "GroupQueryAttention", "Loop", "MatMulNBits",
+    "MultiHeadAttention", "Pad", "QAttention", "QuantizeLinear", "Resize", "RotaryEmbedding", "SkipLayerNormalization",
+    "SkipSimplifiedLayerNormalization", "Slice",
+})  # fmt: skip
+"""Operators that may leave an input out, by an empty name; ONNX Runtime ends the process at some others that do."""
+_COUNTS = ("batch_dims",)
+"""Attributes that are never negative; ONNX Runtime ends the process on some that are."""
 Scope = ChainMap[str, Value]
 _STANDARD = ("", "ai.onnx")
 _CONTRIB = "com.microsoft"
@@ -46,12 +54,14 @@ class GraphContract:
 
     Attributes:
         inputs: those that it may take.
+        required: the name of one that it must take, the mask of a graph for padded rows.
         outputs: those that it gives, all of them.
         weights: the name of the weight file beside the graph, None if it may have no external data.
         weights_bytes: the size of the weight file.
     """
 
     inputs: Sequence[TensorSpec]
+    required: str | None
     outputs: Sequence[TensorSpec]
     weights: str | None
     weights_bytes: int
@@ -100,6 +110,8 @@ class _Scan:
         outputs = {spec.name: spec for spec in self.contract.outputs}
         self._values("input", graph.input, inputs)
         self._values("output", graph.output, outputs)
+        if self.contract.required not in {None, *(value.name for value in graph.input)}:
+            raise BundleError("graph-inputs", f"{self.path} does not take the mask {self.contract.required!r}")
         if missing := set(outputs) - {value.name for value in graph.output}:
             raise BundleError("graph-inputs", f"{self.path} has no output {min(missing)!r}")
 
@@ -134,6 +146,8 @@ class _Scan:
             raise BundleError(
                 "graph-syntax", f"{self.path}: the operator {node.op_type!r} of {domain!r} is not supported"
             )
+        if "" in node.input and node.op_type not in OPTIONAL_INPUTS:
+            raise BundleError("graph-syntax", f"{self.path}: {node.op_type!r} {node.name!r} leaves an input out")
         for name in node.input:
             if name and name not in scope:
                 raise BundleError("graph-syntax", f"{self.path}: {node.op_type!r} {node.name!r} comes before its input")
@@ -159,6 +173,9 @@ class _Scan:
         scope[name] = value
 
     def _attribute(self, attribute: Attribute, scope: Scope, *, depth: int) -> None:
+        lowest = 0 if attribute.name in _COUNTS else -(1 << 31)
+        if not lowest <= attribute.i < 1 << 31:
+            raise BundleError("graph-syntax", f"{self.path}: the attribute {attribute.name!r} is {attribute.i}")
         for tensor in [*([attribute.t] if attribute.t else []), *attribute.tensors]:
             self._tensor(tensor)
         for view in [*([attribute.g] if attribute.g is not None else []), *attribute.graphs]:
