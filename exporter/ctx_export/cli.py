@@ -35,6 +35,10 @@ BundlePath = Annotated[Path, typer.Argument(help="The bundle's folder.")]
 Task = Annotated[str | None, typer.Option(help="What the model does; by default what its configuration says.")]
 Factory = Annotated[str | None, typer.Option(help="module:function that makes the module of a checkpoint.")]
 AllowPickle = Annotated[bool, typer.Option(help="Load weights from pickles. They can run any code: trust the source.")]
+Target = Annotated[
+    list[str] | None,
+    typer.Option("--target", help="rtx:sm86,sm89 or rtx:current, trt:current, trt:ampere+; may be given again."),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object, and nothing else, on stdout.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
@@ -58,6 +62,7 @@ def build(
     name: Annotated[str | None, typer.Option(help="The bundle's name; by default the model's.")] = None,
     factory: Factory = None,
     allow_pickle: AllowPickle = False,
+    target: Target = None,
     cache_dir: Annotated[Path | None, typer.Option(help="Where finished stages are kept.")] = None,
     as_json: Json = False,
     debug: Debug = False,
@@ -74,6 +79,7 @@ def build(
             name=name,
             factory=factory,
             allow_pickle=allow_pickle,
+            targets=target or (),
             cache_dir=cache_dir,
             on_progress=on_progress,
         )
@@ -115,6 +121,40 @@ def verify(
         _out.print(parity_table(report))
     if not report.passed:
         raise typer.Exit(1)
+
+
+@app.command(epilog="Example: [bold]ctx-export engines minilm.bundle --target rtx:sm86,sm89,sm120[/]")
+def engines(
+    bundle: BundlePath,
+    target: Target = None,
+    layout: Annotated[str, typer.Option(help="auto, shared or per-bucket.")] = "auto",
+    memory_limit: Annotated[str | None, typer.Option(help="Memory that a build may take, such as '4 GiB'.")] = None,
+    cache_dir: Annotated[Path | None, typer.Option(help="Where finished engines are kept.")] = None,
+    inspect: Annotated[bool, typer.Option("--inspect", help="Show layers and shapes too.")] = False,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Build TensorRT engines for BUNDLE from its own graphs, or show those it has when no target is given."""
+    with _errors(as_json, debug), _progress() as on_progress:
+        from ctx_export.engine_job import add_engines, list_engines
+
+        if target:
+            built = add_engines(
+                bundle,
+                target,
+                layout=layout,
+                memory_limit=memory_limit,
+                cache_dir=cache_dir,
+                on_progress=on_progress,
+            )
+        else:
+            built = list_engines(bundle)
+    if as_json:
+        _print_json({"engines": [engine.to_json(layers=inspect) for engine in built]})
+    else:
+        from ctx_export.tables import engine_table
+
+        _out.print(engine_table(built, layers=inspect))
 
 
 @app.command(epilog="Example: [bold]ctx-export doctor --json[/]")

@@ -18,6 +18,8 @@ import torch
 from ctx_export import activation, graphs, intervals, lowering, parity, precision, specialising
 from ctx_export.bundle_writer import BundleWriter
 from ctx_export.cache import BuildCache, code_digest, default_cache_dir, digest
+from ctx_export.engines.job import build_engines
+from ctx_export.engines.targets import check_targets
 from ctx_export.parity import GOLDEN, BucketProof, merge
 from ctx_export.precision import TOLERANCES
 from ctx_export.profiles import load_profile
@@ -60,6 +62,7 @@ def build(
     factory: str | None = None,
     example_inputs: Mapping[str, torch.Tensor] | None = None,
     allow_pickle: bool = False,
+    targets: Sequence[str] = (),
     cache_dir: Path | None = None,
     on_progress: Progress | None = None,
 ) -> BuildReport:
@@ -75,16 +78,18 @@ def build(
         factory: `module:function` that makes the module of a checkpoint.
         example_inputs: one tensor `(batch, length, …)` an input, of a plain module.
         allow_pickle: load weights from pickles, which can run code.
+        targets: what to build TensorRT engines for, such as `rtx:sm86,sm89`; none by default.
         cache_dir: where finished stages are kept; by default the user's cache folder.
         on_progress: told `(stage, done, total)`.
 
     Raises:
-        BuildError: the model can't be loaded or exported, or `output` is not ours to replace.
+        BuildError: the model can't be loaded or exported, `output` is not ours to replace, or TensorRT refuses it.
         ParityError: a bucket's answers differ from PyTorch's by more than its tolerance; nothing is published.
     """
     stages = Stages(on_progress)
     with stages.stage("total"), BundleWriter(Path(output)) as writer:
         profile = profile if isinstance(profile, ResourceProfile) else load_profile(profile)
+        check_targets(targets, {plan.precision for plan in profile.resolve()})
         source = load_source(
             model, task=task, name=name, factory=factory, example_inputs=example_inputs, allow_pickle=allow_pickle
         )
@@ -94,6 +99,8 @@ def build(
         records = specialise(shop, canonical)
         report = prove(shop, records)
         _write_manifest(shop, records, report)
+        if targets:
+            add_engines(shop, targets)
         bundle = writer.publish()
     return BuildReport(bundle=bundle, parity=report, seconds=stages.seconds, cached=tuple(stages.cached))
 
@@ -171,6 +178,17 @@ def prove(shop: Workshop, records: Sequence[BucketRecord]) -> ParityReport:
     _refuse_failures(report)
     write_report(report, shop.writer.root / "parity" / "report.json")
     return report
+
+
+def add_engines(shop: Workshop, targets: Sequence[str]) -> None:
+    """Build TensorRT engines from the graphs of the finished folder, and list them in its manifest."""
+    root = shop.writer.root
+    with shop.stages.stage("engines"):
+        bundle = Bundle.open(root, verify="sizes")
+        built = build_engines(bundle, targets=targets, out_dir=root, cache=shop.cache, on_progress=shop.stages.tell)
+        records = tuple(engine.record for engine in built)
+        shop.writer.write_manifest(bundle.manifest.model_copy(update={"engines": records}))
+    shop.stages.cached += [f"engine:{engine.record.file}" for engine in built if engine.cached]
 
 
 def verify(

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from rich.console import Group
 from rich.table import Table
 
 from ctx_export.doctor import Diagnosis, Part
+from ctx_export.engines import BuiltEngine
 from ctx_export.reports import BuildReport
 from ctx_runtime.parity import ParityCase, ParityReport
 
@@ -43,6 +44,27 @@ def build_summary(report: BuildReport) -> Iterable[str]:
     if report.cached:
         yield f"from the cache: {', '.join(report.cached)}"
     yield from invariance_lines(report.parity)
+
+
+def engine_table(engines: Sequence[BuiltEngine], *, layers: bool) -> Group:
+    """A row for each optimization profile of each engine; with `layers`, what each network consists of."""
+    table = Table()
+    for heading in ("target", "size", "bucket", "profile", "min", "opt", "max"):
+        table.add_column(heading, justify="right" if heading in ("size", "profile") else "left", no_wrap=True)
+    lines = [] if engines else ["the bundle has no engines; --target builds some"]
+    for engine in engines:
+        first = ["+".join(engine.record.targets), human_bytes(engine.outcome.bytes)]
+        for profile in engine.profiles:
+            shapes = next(iter(profile.inputs.values()))
+            bounds = ("x".join(map(str, dims)) for dims in (shapes.min, shapes.opt, shapes.max))
+            table.add_row(*first, profile.bucket, str(profile.index), *bounds)
+            first = [""] * 2
+        made = "from the cache" if engine.cached else f"{engine.outcome.seconds:.1f} s"
+        peak = human_bytes(engine.outcome.peak_host_bytes)
+        lines.append(f"{engine.record.file}: {made}, at most {peak} of host memory, {engine.record.library_version}")
+        if layers:
+            lines.append("  " + ", ".join(f"{count} {kind}" for kind, count in engine.outcome.layers.items()))
+    return Group(table, *lines)
 
 
 def parity_table(report: ParityReport) -> Group:

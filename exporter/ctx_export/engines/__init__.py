@@ -111,8 +111,8 @@ class BuiltEngine:
     outcome: BuildOutcome
     cached: bool
 
-    def to_json(self) -> dict[str, object]:
-        """The object that `ctx-export engines --json` prints."""
+    def to_json(self, *, layers: bool = False) -> dict[str, object]:
+        """The object that `ctx-export engines --json` prints; with `layers`, what the network consists of."""
         return {
             "backend": self.record.backend,
             "target": "+".join(self.record.targets),
@@ -122,6 +122,7 @@ class BuiltEngine:
             "profiles": [profile.model_dump(mode="json") for profile in self.profiles],
             "seconds": round(self.outcome.seconds, 3),
             "peak_host_bytes": self.outcome.peak_host_bytes,
+            **({"layers": self.outcome.layers} if layers else {}),
         }
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import re
+from collections.abc import Iterable
 
 from ctx_export.engines import EngineTarget
 from ctx_runtime.errors import EngineError
@@ -34,6 +36,16 @@ def parse_target(text: str) -> EngineTarget:
         hint=f"give rtx:LIST with a list of {', '.join(RTX_ARCHITECTURES)}, or rtx:current, "
         + ", ".join(f"trt:{name}" for name in _CLASSIC_TARGETS),
     )
+
+
+def check_targets(targets: Iterable[str], precisions: Iterable[Precision]) -> None:
+    """Refuse, before anything is built, a target that is none or can't hold every precision.
+
+    Raises:
+        EngineError: see `parse_target` and `check_precision`.
+    """
+    for target, precision in itertools.product(map(parse_target, targets), precisions):
+        check_precision(target, precision)
 
 
 def check_precision(target: EngineTarget, precision: Precision) -> None:
