@@ -57,7 +57,7 @@ class BucketProof:
 
     def save(self, folder: Path) -> None:
         """Write the proof into an empty folder."""
-        np.savez_compressed(folder / GOLDEN, allow_pickle=False, **self.golden)
+        np.savez_compressed(folder / GOLDEN, **self.golden)  # type: ignore[arg-type]
         report = ParityReport(
             cases=tuple(self.cases), padding_effect=self.padding_effect, batch_effect=self.batch_effect
         )

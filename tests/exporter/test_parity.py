@@ -131,7 +131,8 @@ def test_a_proof_survives_the_cache(tmp_path):
     assert loaded.cases == proof.cases and loaded.padding_effect == proof.padding_effect
 
 
-def test_a_report_without_cases_has_not_passed():
+def test_a_report_without_cases_or_with_a_bucket_that_did_not_run_has_not_passed():
     assert not ParityReport(cases=()).passed
     report = merge([prove()], {"ctx-32": "no kernel"})
-    assert report.passed and report.unverified == {"ctx-32": "no kernel"}
+    assert not report.passed and report.unverified == {"ctx-32": "no kernel"}
+    assert merge([prove()], {}).passed

@@ -7,7 +7,7 @@ import pytest
 from ctx_runtime import dispatch as dispatch_module
 from ctx_runtime.bundle import Bundle
 from ctx_runtime.dispatch import Dispatcher
-from ctx_runtime.errors import BackendError, MemoryBudgetError
+from ctx_runtime.errors import BackendError, CtxError, MemoryBudgetError
 from ctx_runtime.manifest import Activation
 from tests.fixtures.bundles import write_tiny_bundle
 
@@ -151,3 +151,21 @@ def test_no_backend_at_all_is_an_error_with_every_reason(tmp_path):
             none.session(none.choose(3)[0], "masked"),
         ):
             pass
+
+
+@pytest.mark.filterwarnings("ignore:.*tensorrt")
+def test_both_forms_of_a_graph_tell_of_an_absent_backend_once(tmp_path):
+    real = dispatcher(tmp_path, backends=("tensorrt", "onnxruntime-cpu"))
+    bucket = real.choose(3)[0]
+    for form in ("masked", "unmasked"):
+        with real.session(bucket, form):
+            pass
+    assert len(real.fallbacks) == 1
+
+
+def test_a_closed_dispatcher_opens_nothing(tmp_path, fake_sessions):
+    shared = dispatcher(tmp_path)
+    shared.close()
+    with pytest.raises(CtxError, match="closed"), shared.session(shared.choose(3)[0], "masked"):
+        pass
+    assert FakeSession.opened == 0

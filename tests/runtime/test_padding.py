@@ -76,6 +76,8 @@ def test_narrower_integers_are_widened(dtype):
         ({"input_ids": [[[1]]]}, r"has shape \(1, 1, 1\)"),
         ({"input_ids": 5}, "has shape"),
         ({"input_ids": []}, "the input is empty"),
+        ({"input_ids": [[1, 2], [3]]}, "is not an array"),
+        ({"input_ids": [1, -1]}, "negative token id"),
         ({"input_ids": np.zeros((0, 3), int)}, "the input is empty"),
         ({"input_ids": [1, 2], "token_type_ids": [0]}, r"'token_type_ids' has shape \(1,\).*length = 2"),
         ({"input_ids": [1, 2], "token_type_ids": [[0, 0]]}, "'token_type_ids' has shape"),

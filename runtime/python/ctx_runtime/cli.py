@@ -211,7 +211,7 @@ def _load(path: Path) -> dict[str, np.ndarray]:
 def _save(path: Path, outputs: dict[str, np.ndarray]) -> None:
     try:
         with path.open("wb") as file:
-            np.savez(file, allow_pickle=False, **outputs)
+            np.savez(file, **outputs)  # type: ignore[arg-type]
     except OSError as error:
         raise InputError(f"{path} can't be written: {error}") from error
 

@@ -13,7 +13,7 @@ from ctx_runtime.backends import Session
 from ctx_runtime.backends.opening import open_session, session_key
 from ctx_runtime.bucket import find_bucket
 from ctx_runtime.bundle import Bundle
-from ctx_runtime.errors import BackendError, MemoryBudgetError, MissingExtraError
+from ctx_runtime.errors import BackendError, CtxError, MemoryBudgetError, MissingExtraError
 from ctx_runtime.manifest import BucketRecord
 from ctx_runtime.parity import Form
 from ctx_runtime.resource_profile import BackendName, ShareWeights
@@ -70,6 +70,7 @@ class Dispatcher:
         self._slots: dict[Hashable, _Slot] = {}
         self._failed: dict[Hashable, str] = {}
         self._clock = 0
+        self._closed = False
         self.fallbacks: list[Fallback] = []
         self.evictions = 0
 
@@ -122,6 +123,7 @@ class Dispatcher:
     def close(self) -> None:
         """Close every session; one that still runs goes when its run ends."""
         with self._lock:
+            self._closed = True
             sessions = [slot.session for slot in self._slots.values() if slot.session is not None]
             self._slots.clear()
         for session in sessions:
@@ -143,6 +145,7 @@ class Dispatcher:
     def _enter(self, key: Hashable, opener: Callable[[], Session]) -> tuple[_Slot, Session]:
         """Count a user in and give the slot's session, opened by the first who comes."""
         with self._lock:
+            self._check_open()
             slot = self._slots.setdefault(key, _Slot())
             slot.users += 1
             self._clock += 1
@@ -153,9 +156,8 @@ class Dispatcher:
         try:
             with slot.lock:
                 if slot.session is None:
-                    session = opener()
-                    self._make_room(session, key)
-                    slot.session = session
+                    self._admit(key, slot, opener())
+                assert slot.session is not None  # noqa: S101 (`_admit` has set it)
                 return slot, slot.session
         except BaseException:
             with self._lock:
@@ -170,33 +172,43 @@ class Dispatcher:
             self._bundle, bucket, form, backend, share_weights=self._share_weights, on_fallback=not_shared
         )
 
-    def _make_room(self, newcomer: Session, key: Hashable) -> None:
-        """Close idle sessions, the one used longest ago first, until `newcomer` fits the budget."""
+    def _admit(self, key: Hashable, slot: _Slot, newcomer: Session) -> None:
+        """Put a new session into its slot, and close idle ones, those used longest ago first, to make room for it."""
+        try:
+            with self._lock:
+                self._check_open()
+                self._make_room(key, newcomer.resident_bytes)
+                slot.session = newcomer
+        except BaseException:
+            newcomer.close()
+            raise
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise CtxError("the runtime is closed", hint="open the bundle again with Runtime.open")
+
+    def _make_room(self, key: Hashable, needed: int) -> None:
         if self._budget is None:
             return
-        if newcomer.resident_bytes > self._budget:
-            newcomer.close()
+        if needed > self._budget:
             raise MemoryBudgetError(
-                f"a session needs about {newcomer.resident_bytes} bytes, the session budget is {self._budget}",
+                f"a session needs about {needed} bytes, the session budget is {self._budget}",
                 hint="raise session_budget, or set share_weights to mmap",
             )
-        with self._lock:
-            opened = [(other, slot) for other, slot in self._slots.items() if slot.session is not None and other != key]
-            total = newcomer.resident_bytes + sum(slot.session.resident_bytes for _, slot in opened if slot.session)
-            for other, slot in sorted(opened, key=lambda item: item[1].last_use):
-                if total <= self._budget:
-                    break
-                if slot.users == 0 and slot.session is not None:
-                    total -= slot.session.resident_bytes
-                    self._slots.pop(other)
-                    slot.session.close()
-                    self.evictions += 1
+        opened = {other: slot for other, slot in self._slots.items() if slot.session is not None and other != key}
+        total = needed + sum(slot.session.resident_bytes for slot in opened.values() if slot.session)
+        for other, slot in sorted(opened.items(), key=lambda item: item[1].last_use):
+            if total > self._budget and slot.users == 0 and slot.session is not None:
+                total -= slot.session.resident_bytes
+                self._slots.pop(other)
+                slot.session.close()
+                self.evictions += 1
 
     def _note_failure(self, key: Hashable, fallback: Fallback) -> None:
         with self._lock:
-            if key in self._failed:
-                return
             self._failed[key] = fallback.reason
+            if any((told.backend, told.reason) == (fallback.backend, fallback.reason) for told in self.fallbacks):
+                return
             self.fallbacks.append(fallback)
         warnings.warn(f"{fallback.bucket}: {fallback.backend}: {fallback.reason}", RuntimeWarning, stacklevel=5)
 

@@ -48,7 +48,7 @@ def verify(
     bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
     manifest, cases = bundle.manifest, list[ParityCase]()
     unverified: dict[str, str] = {}
-    dispatcher = Dispatcher(bundle, backends=backends, share_weights="off", session_budget=None)
+    dispatcher = Dispatcher(bundle, backends=backends, share_weights=manifest.share_weights, session_budget=None)
     with closing(dispatcher):
         for done, bucket in enumerate(manifest.buckets):
             if on_progress is not None:

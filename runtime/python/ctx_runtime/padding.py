@@ -47,7 +47,7 @@ def read_rows(inputs: Mapping[str, ArrayLike], manifest: Manifest) -> tuple[list
         InputError: an unknown or missing input, a wrong dtype, rank or size, an empty row, or a mask that is not ones
             followed by zeros.
     """
-    arrays = {name: np.asarray(value) for name, value in inputs.items()}
+    arrays = {name: _as_array(name, value) for name, value in inputs.items()}
     _check_names(arrays, manifest)
     given = [spec for spec in manifest.inputs if spec.name in arrays]
     batched = arrays[given[0].name].ndim == len(given[0].shape)
@@ -56,6 +56,8 @@ def read_rows(inputs: Mapping[str, ArrayLike], manifest: Manifest) -> tuple[list
         array = arrays[spec.name] if batched else arrays[spec.name][np.newaxis]
         _check_shape(spec, array, sizes, batched)
         arrays[spec.name] = _cast(spec, array)
+        if spec.role == "tokens" and arrays[spec.name].min(initial=0) < 0:
+            raise InputError(f"input {spec.name!r} has a negative token id")
     batch, longest = sizes["batch"], sizes["length"]
     if batch == 0 or longest == 0:
         raise InputError("the input is empty", hint="give at least one row of at least one token")
@@ -88,6 +90,15 @@ def _pad(array: np.ndarray, spec: InputSpec, longest: int) -> np.ndarray:
         return array
     widths = [(0, longest - size if index == axis - 1 else 0) for index, size in enumerate(array.shape)]
     return np.pad(array, widths, constant_values=spec.pad)
+
+
+def _as_array(name: str, value: ArrayLike) -> np.ndarray:
+    try:
+        return np.asarray(value)
+    except ValueError as error:
+        raise InputError(
+            f"input {name!r} is not an array: {error}", hint="give rows of one length, or a mask"
+        ) from error
 
 
 def _check_names(arrays: Mapping[str, np.ndarray], manifest: Manifest) -> None:

@@ -81,8 +81,8 @@ class ParityReport(BaseModel):
 
     @property
     def passed(self) -> bool:
-        """Every case is within its tolerance, and there is at least one."""
-        return bool(self.cases) and all(case.passed for case in self.cases)
+        """Every bucket was run, and every case is within its tolerance."""
+        return bool(self.cases) and not self.unverified and all(case.passed for case in self.cases)
 
     def worst(self) -> dict[str, float]:
         """The largest `max_abs` and the smallest `cosine` of all cases."""

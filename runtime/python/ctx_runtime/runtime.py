@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike
 from ctx_runtime.batching import Job, form_batches
 from ctx_runtime.bundle import Bundle
 from ctx_runtime.dispatch import Dispatcher
-from ctx_runtime.errors import CtxError, InputError, TooLongError
+from ctx_runtime.errors import InputError, TooLongError
 from ctx_runtime.manifest import BucketRecord, Manifest
 from ctx_runtime.padding import Row, read_rows, stack
 from ctx_runtime.parity import Form
@@ -62,12 +62,11 @@ class Runtime:
             bundle,
             backends=backends,
             share_weights=share_weights or bundle.manifest.share_weights,
-            session_budget=session_budget or bundle.manifest.session_budget,
+            session_budget=bundle.manifest.session_budget if session_budget is None else session_budget,
         )
         self._tokenizer = Tokenizer(bundle)
         self._stats = {bucket.name: BucketStats() for bucket in bundle.manifest.buckets}
         self._stats_lock = threading.Lock()
-        self._closed = False
 
     @classmethod
     def open(
@@ -147,7 +146,6 @@ class Runtime:
             InputError: a length below 1.
             TooLongError, MemoryBudgetError, BackendError: as `run` would.
         """
-        self._check_open()
         if length < 1 or batch < 1:
             raise InputError(f"expected a length and a batch of at least 1, got {length} and {batch}")
         special = self._manifest.special_tokens
@@ -172,7 +170,6 @@ class Runtime:
 
     def close(self) -> None:
         """Close every session; runs that are under way finish, later ones raise CtxError."""
-        self._closed = True
         self._dispatcher.close()
 
     @property
@@ -184,13 +181,8 @@ class Runtime:
         """The form of graph that runs rows without padding."""
         return "masked" if self._manifest.mask is None else "unmasked"
 
-    def _check_open(self) -> None:
-        if self._closed:
-            raise CtxError("the runtime is closed", hint="open the bundle again with Runtime.open")
-
     def _run_groups(self, groups: Sequence[tuple[list[Row], bool]]) -> list[Result]:
         """Run all rows together; one `Result` a group."""
-        self._check_open()
         answers = iter(self._run_rows([row for rows, _ in groups for row in rows]))
         return [
             self._result([next(answers) for _ in rows], [row.length for row in rows], batched)

@@ -52,12 +52,28 @@ def test_graphs_of_one_network_share_one_file_of_weights(bundle, cache):
     assert first.st_ino == second.st_ino
 
 
-def test_a_damaged_entry_is_made_again(bundle, cache):
+def flip(path):
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 0x40
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("damage", [lambda path: os.truncate(path, 10), flip, os.remove])
+@pytest.mark.parametrize("name", ["weights.bin", "graph.onnx", "sha256.json"])
+def test_a_damaged_entry_is_made_again(bundle, cache, name, damage):
     path = prepacked_graph(bundle, graph(bundle))
-    weights = path.with_name("weights.bin")
-    os.truncate(weights, 10)
+    damage(path.with_name(name))
     answers = run(prepacked_graph(bundle, graph(bundle)))
     np.testing.assert_allclose(answers["hidden"], expected(IDS)["hidden"], atol=1e-6)
+
+
+def test_a_disk_that_is_full_falls_back(bundle, cache, monkeypatch):
+    def fail(*_):
+        raise RuntimeError("No space left on device")
+
+    monkeypatch.setattr(prepacked, "_repack", fail)
+    with Runtime.open(bundle) as runtime, pytest.warns(RuntimeWarning, match="No space left"):
+        runtime.run({"input_ids": IDS})
 
 
 def test_an_entry_belongs_to_one_bundle_one_version_and_one_processor(bundle, cache, tmp_path, monkeypatch):

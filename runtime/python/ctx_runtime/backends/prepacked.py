@@ -11,7 +11,7 @@ folder, not beside the bundle, so that an archive can't bring one along.
 from __future__ import annotations
 
 import hashlib
-import os
+import json
 import platform
 import shutil
 import tempfile
@@ -24,12 +24,14 @@ from ctx_runtime.backends.onnxruntime import PROVIDERS, session_options
 from ctx_runtime.bundle import Bundle, sha256_file
 from ctx_runtime.errors import BackendError
 
-_WEIGHTS = "weights.bin"
+_GRAPH, _WEIGHTS, _HASHES = "graph.onnx", "weights.bin", "sha256.json"
 _MIN_EXTERNAL_BYTES = 1024
 
 
 def prepacked_graph(bundle: Bundle, graph: str) -> Path:
     """The repacked form of a graph of `bundle`, made on the first call on this device.
+
+    Its hashes are checked on every call, and an entry that does not keep them is made again.
 
     Raises:
         BackendError: the cache can't be written; the graph itself can still be opened.
@@ -37,11 +39,12 @@ def prepacked_graph(bundle: Bundle, graph: str) -> Path:
     key = _digest(bundle.manifest_sha256, ort.__version__, _processor())
     folder = cache_root() / key / Path(graph).name
     try:
-        if not _is_whole(folder):
+        if not _is_sound(folder):
             _make(bundle.path(graph), folder)
-    except OSError as error:
-        raise BackendError(f"the cache of prepacked weights at {cache_root()} can't be written: {error}") from error
-    return folder / "graph.onnx"
+    except Exception as error:  # ONNX Runtime's errors have no common class of their own
+        reason = " ".join(str(error).split())[:300]
+        raise BackendError(f"the cache of prepacked weights at {cache_root()} can't be written: {reason}") from error
+    return folder / _GRAPH
 
 
 def _make(graph: Path, folder: Path) -> None:
@@ -49,22 +52,26 @@ def _make(graph: Path, folder: Path) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=folder.parent))
     try:
-        _repack(graph, partial / "graph.onnx")
-        weights = partial / _WEIGHTS
-        if weights.exists():
-            shared = folder.parent / f"{sha256_file(weights)}.bin"
-            if not shared.exists() or shared.stat().st_size != weights.stat().st_size:
-                weights.replace(shared)
-            weights.unlink(missing_ok=True)
-            os.link(shared, weights)
-            (partial / "bytes").write_text(str(weights.stat().st_size))
+        _repack(graph, partial / _GRAPH)
+        hashes = {file.name: sha256_file(file) for file in partial.iterdir()}
+        if _WEIGHTS in hashes:
+            _link_equal(partial / _WEIGHTS, folder.parent / f"{hashes[_WEIGHTS]}.bin")
+        (partial / _HASHES).write_text(json.dumps(hashes))
         shutil.rmtree(folder, ignore_errors=True)
         partial.rename(folder)
     except OSError:
-        if not _is_whole(folder):
+        if not _is_sound(folder):  # else another process was faster
             raise
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def _link_equal(weights: Path, shared: Path) -> None:
+    """Let `weights` be a link to `shared`, a file with the same bytes, which is made where it is missing or damaged."""
+    if not shared.exists() or sha256_file(shared) != shared.stem:
+        weights.replace(shared)
+    weights.unlink(missing_ok=True)
+    weights.hardlink_to(shared)
 
 
 def _repack(graph: Path, target: Path) -> None:
@@ -77,12 +84,13 @@ def _repack(graph: Path, target: Path) -> None:
     ort.InferenceSession(str(graph), options, providers=[PROVIDERS["onnxruntime-cpu"]])
 
 
-def _is_whole(folder: Path) -> bool:
-    """Whether `folder` holds all that `_make` wrote: it is renamed into place, so a wrong size is later damage."""
-    size = folder / "bytes"
-    if not (folder / "graph.onnx").is_file():
+def _is_sound(folder: Path) -> bool:
+    """Whether `folder` holds all that `_make` wrote, unchanged."""
+    try:
+        hashes = json.loads((folder / _HASHES).read_text())
+        return _GRAPH in hashes and all(sha256_file(folder / name) == sha256 for name, sha256 in hashes.items())
+    except (OSError, ValueError):
         return False
-    return not size.exists() or (folder / _WEIGHTS).stat().st_size == int(size.read_text())
 
 
 def _processor() -> str:

@@ -1,0 +1,57 @@
+"""What dispatch costs: `Runtime.run` at batch 1 against a bare `InferenceSession.run` of the same graph and length."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+from measure import interleave, minilm, report
+
+from ctx_export.pipeline import build
+from ctx_runtime import Runtime
+
+LENGTHS, ROUNDS = (16, 32, 64, 128, 256, 512), 60
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        bundle = build(minilm(), "edge-cpu", Path(folder) / "minilm.bundle").bundle
+        largest = bundle.manifest.buckets[-1]
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = largest.threads
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        session = ort.InferenceSession(bundle.path(largest.unmasked_graph), options, ["CPUExecutionProvider"])
+        with Runtime.open(bundle, share_weights="off") as runtime:
+            rows = [_compare(session, runtime, length) for length in LENGTHS]
+    report("overhead", {"rounds": ROUNDS, "goal": "extra_us <= 50 or extra_share <= 0.03", "lengths": rows})
+
+
+def _compare(session: ort.InferenceSession, runtime: Runtime, length: int) -> dict[str, object]:
+    tokens = np.random.default_rng(length).integers(1000, 20000, (1, length))
+    feeds = {"input_ids": tokens, "token_type_ids": np.zeros_like(tokens)}
+    names = [output.name for output in session.get_outputs()]
+    seconds = interleave(
+        {
+            "bare": lambda: session.run(names, feeds),
+            "control": lambda: session.run(names, feeds),
+            "runtime": lambda: runtime.run(feeds),
+        },
+        rounds=ROUNDS,
+    )
+    median = {name: float(np.median(values)) for name, values in seconds.items()}
+    extra = float(np.median(seconds["runtime"] - seconds["bare"]))
+    return {
+        "length": length,
+        "bare_ms": round(median["bare"] * 1e3, 3),
+        "runtime_ms": round(median["runtime"] * 1e3, 3),
+        "extra_us": round(extra * 1e6, 1),
+        "extra_share": round(extra / median["bare"], 4),
+        "noise_us": round(float(np.median(seconds["control"] - seconds["bare"])) * 1e6, 1),
+    }
+
+
+if __name__ == "__main__":
+    main()
