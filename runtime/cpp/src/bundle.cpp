@@ -1,0 +1,142 @@
+#include "bundle.h"
+
+#include <atomic>
+#include <optional>
+#include <set>
+#include <thread>
+
+#include "bundle_tree.h"
+#include "manifest_reader.h"
+#include "npz.h"
+#include "onnx_scan.h"
+#include "sha256.h"
+
+namespace ctxrt {
+namespace {
+
+Status check_buckets(const Manifest& manifest) {
+  std::int64_t expected = 1;
+  for (const auto& bucket : manifest.buckets) {
+    if (bucket.min_length != expected) {
+      return bundle_error("buckets", text("manifest.json: ", bucket.min_length > expected ? "a gap" : "an overlap", " before ",
+                                          bucket.name, ": it starts at ", bucket.min_length, ", expected ", expected));
+    }
+    expected = bucket.max_length + 1;
+  }
+  return Unit{};
+}
+
+Status check_references(const Manifest& manifest) {
+  std::set<std::string> listed, names;
+  for (const auto& record : manifest.files) listed.insert(record.path);
+  std::vector<std::optional<std::string>> referenced{manifest.weights, manifest.tokenizer, manifest.parity_report};
+  for (const auto& bucket : manifest.buckets) {
+    names.insert(bucket.name);
+    referenced.insert(referenced.end(), {bucket.graph, bucket.unmasked_graph, bucket.golden});
+  }
+  for (const auto& engine : manifest.engines) {
+    referenced.emplace_back(engine.file);
+    for (const auto& [bucket, index] : engine.optimization_profiles) {
+      if (!names.contains(bucket)) {
+        return bundle_error("reference", text(engine.file, " serves '", bucket, "', which is not a bucket"));
+      }
+    }
+  }
+  for (const auto& path : referenced) {
+    if (path && !listed.contains(*path)) {
+      return bundle_error("reference", text("manifest.json refers to '", *path, "', which it does not list"));
+    }
+  }
+  return Unit{};
+}
+
+Status check_hash(const Path& root, const FileRecord& record) {
+  const auto found = sha256_file(root / record.path);
+  if (!found) return bundle_error("file-missing", found.error().message);
+  if (*found != record.sha256) {
+    return bundle_error("file-hash", record.path + " differs from what the build wrote", "copy the bundle again");
+  }
+  return Unit{};
+}
+
+// Hashes the files on all cores.
+Status check_hashes(const Path& root, const Manifest& manifest) {
+  const auto& files = manifest.files;
+  std::vector<Status> found(files.size(), Unit{});
+  std::atomic<std::size_t> next{0};
+  const auto work = [&] {
+    for (auto index = next++; index < files.size(); index = next++) found[index] = check_hash(root, files[index]);
+  };
+  {
+    std::vector<std::jthread> helpers;
+    const std::size_t most = std::min<std::size_t>(std::thread::hardware_concurrency(), files.size());
+    for (std::size_t i = 1; i < most; ++i) helpers.emplace_back(work);
+    work();
+  }
+  for (auto& status : found) CTXRT_CHECK(std::move(status));
+  return Unit{};
+}
+
+// What the manifest says of a graph; only the weight file beside it is in reach of its external data.
+GraphContract contract_of(const Manifest& manifest, const std::string& graph, bool unmasked) {
+  GraphContract contract;
+  for (const auto& spec : manifest.inputs) {
+    if (!unmasked || spec.role != Role::mask) contract.inputs.push_back(spec);
+  }
+  contract.outputs.assign(manifest.outputs.begin(), manifest.outputs.end());
+  if (!manifest.weights || Path(*manifest.weights).parent_path() != Path(graph).parent_path()) return contract;
+  contract.weights = Path(*manifest.weights).filename().string();
+  for (const auto& record : manifest.files) {
+    if (record.path == *manifest.weights) contract.weights_bytes = record.bytes;
+  }
+  return contract;
+}
+
+// Scans each graph once, and holds the weight ranges of all of them against each other.
+Status check_graphs(Bundle& bundle) {
+  std::set<std::pair<std::string, bool>> forms;
+  for (const auto& bucket : bundle.manifest.buckets) {
+    forms.emplace(bucket.graph, false);
+    if (bucket.unmasked_graph) forms.emplace(*bucket.unmasked_graph, true);
+  }
+  std::vector<StoredTensor> all;
+  for (const auto& [graph, unmasked] : forms) {
+    const auto data = read_file(bundle.path(graph), kMaxGraphBytes + 1);
+    if (!data) return bundle_error("file-missing", data.error().message);
+    CTXRT_ASSIGN(auto stored, scan_graph(graph, *data, contract_of(bundle.manifest, graph, unmasked)));
+    all.insert(all.end(), stored.begin(), stored.end());
+    bundle.stored[graph] = std::move(stored);
+  }
+  return check_ranges(std::move(all));
+}
+
+}  // namespace
+
+Result<Bundle> open_bundle(const Path& path) {
+  const auto not_a_bundle = [&] {
+    return bundle_error("not-a-bundle", text("'", path.string(), "' is not a bundle: it has no manifest.json that can be read"),
+                        "name the folder that `ctx-export build` wrote");
+  };
+  std::error_code failure;
+  Bundle bundle;
+  bundle.root = std::filesystem::canonical(path, failure);
+  const Path manifest = bundle.root / kManifestName;
+  if (failure || !std::filesystem::exists(std::filesystem::symlink_status(manifest, failure))) return not_a_bundle();
+  CTXRT_CHECK(check_plain(manifest, std::string(kManifestName)));
+  const auto data = read_file(manifest, kMaxManifestBytes + 1);
+  if (!data) return not_a_bundle();
+  CTXRT_ASSIGN(bundle.manifest, parse_manifest({reinterpret_cast<const char*>(data->data()), data->size()}));
+  bundle.manifest_sha256 = sha256(*data);
+  CTXRT_CHECK(check_listed_paths(bundle.manifest));
+  CTXRT_CHECK(check_buckets(bundle.manifest));
+  CTXRT_CHECK(check_references(bundle.manifest));
+  CTXRT_CHECK(check_tree(bundle.root, bundle.manifest));
+  CTXRT_CHECK(check_hashes(bundle.root, bundle.manifest));
+  CTXRT_CHECK(check_graphs(bundle));
+  for (const auto& bucket : bundle.manifest.buckets) {
+    if (bucket.golden) CTXRT_CHECK(check_golden(bundle.path(*bucket.golden)));
+  }
+  return bundle;
+}
+
+}  // namespace ctxrt

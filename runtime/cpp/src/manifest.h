@@ -1,0 +1,164 @@
+// `manifest.json`: the same nouns as ctx_runtime/{bucket,resource_profile,manifest}.py.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "result.h"
+#include "tensor.h"
+
+namespace ctxrt {
+
+// The newest bundle format that this code reads.
+inline constexpr std::int64_t kFormat = 1;
+
+// A size of a symbolic shape: a number, or one of these.
+inline constexpr std::int64_t kBatch = -1;
+inline constexpr std::int64_t kLength = -2;
+
+enum class Role { tokens, mask, segment_ids, data };
+enum class Fusion { concat, mean, max, attention };
+enum class OverflowPolicy { segment, truncate, error };
+enum class ShareWeights { mmap, off };
+enum class Precision { fp32, fp16, bf16, int8, int4 };
+enum class Backend { onnxruntime_cpu, onnxruntime_cuda, onnxruntime_tensorrt, onnxruntime_tensorrt_rtx, tensorrt, tensorrt_rtx };
+enum class Form { masked, unmasked };
+
+std::string_view name_of(Precision precision);
+std::string_view name_of(Backend backend);
+std::string_view name_of(OverflowPolicy policy);
+std::string_view name_of(Form form);
+std::optional<Backend> find_backend(std::string_view name);
+
+struct TensorSpec {
+  std::string name;
+  DType dtype = DType::float32;
+  Shape shape;  // (kBatch, kLength, 384)
+
+  // The axis that grows with the input; none for one row for the whole input.
+  std::optional<std::size_t> length_axis() const;
+};
+
+struct InputSpec : TensorSpec {
+  double pad = 0;
+  Role role = Role::data;
+};
+
+struct OutputSpec : TensorSpec {
+  Fusion fusion = Fusion::mean;
+  bool normalized = false;
+};
+
+struct Tolerance {
+  double max_abs = 0;
+  double min_cosine = 0;
+};
+
+// Bytes of intermediate results of one row of n tokens: per_token * n + per_token_pair * n * n.
+struct Activation {
+  std::int64_t per_token = 0;
+  std::int64_t per_token_pair = 0;
+
+  double bytes_for(std::int64_t batch, std::int64_t length) const {
+    return static_cast<double>(batch) * static_cast<double>(length) *
+           (static_cast<double>(per_token) + static_cast<double>(per_token_pair) * static_cast<double>(length));
+  }
+};
+
+struct RopeScaling {
+  std::string kind;
+  double factor = 1;
+};
+
+struct SubNetwork {
+  std::optional<std::int64_t> layers, heads, ffn;
+  std::optional<RopeScaling> rope_scaling;
+};
+
+struct BatchRange {
+  std::int64_t min = 1, opt = 1, max = 8;
+};
+
+// An inclusive range of lengths in tokens, its resolved plan and its files.
+struct Bucket {
+  std::int64_t min_length = 0, max_length = 0, opt_length = 0;
+  BatchRange batch;
+  Precision precision = Precision::fp32;
+  std::int64_t threads = 0;
+  std::optional<std::int64_t> memory_budget;  // bytes
+  std::vector<Backend> backends;
+  std::optional<SubNetwork> subnetwork;
+  std::string graph;
+  std::optional<std::string> unmasked_graph;
+  Tolerance tolerance;
+  std::optional<std::string> golden;
+  Activation activation, masked_activation;
+
+  // Derived when the manifest is read.
+  std::string name;     // "ctx-512"
+  std::string network;  // buckets with the same one share sessions: "fp32-l3"
+};
+
+struct EngineRecord {
+  Backend backend = Backend::tensorrt;
+  std::vector<std::string> targets;
+  std::string file;
+  std::string library_version;
+  std::string network;
+  std::map<std::string, std::int64_t> optimization_profiles;  // by bucket
+  bool stripped = false;
+};
+
+struct SpecialTokens {
+  std::vector<std::int64_t> prefix, suffix;
+};
+
+struct SourceRecord {
+  std::string kind, sha256;
+};
+
+struct Overflow {
+  OverflowPolicy policy = OverflowPolicy::segment;
+  std::int64_t overlap = 32;
+  Fusion fusion = Fusion::mean;
+};
+
+struct FileRecord {
+  std::string path;
+  std::int64_t bytes = 0;
+  std::string sha256;
+};
+
+struct Manifest {
+  std::int64_t format = 0;
+  std::string name, task;
+  SourceRecord source;
+  std::map<std::string, std::string> toolchain;
+  std::vector<InputSpec> inputs;
+  std::vector<OutputSpec> outputs;
+  bool padding_invariant = false;
+  SpecialTokens special_tokens;
+  std::vector<Bucket> buckets;
+  std::vector<EngineRecord> engines;
+  Overflow overflow;
+  std::optional<std::int64_t> session_budget;  // bytes
+  ShareWeights share_weights = ShareWeights::mmap;
+  std::optional<std::string> weights, tokenizer, parity_report;
+  std::vector<FileRecord> files;
+
+  const InputSpec* find_role(Role role) const;
+  // The longest input, in tokens, that runs without segments.
+  std::int64_t max_length() const { return buckets.back().max_length; }
+};
+
+// Index of the smallest bucket that holds `length` tokens; none if it is longer than all.
+std::optional<std::size_t> find_bucket(const std::vector<Bucket>& buckets, std::int64_t length);
+
+// Whether the memory budget of `bucket` takes `batch` rows of `length` tokens in a graph of `form`.
+bool fits_budget(const Bucket& bucket, Form form, std::int64_t batch, std::int64_t length);
+
+}  // namespace ctxrt

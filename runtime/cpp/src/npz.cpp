@@ -1,0 +1,208 @@
+#include "npz.h"
+
+#include <algorithm>
+#include <array>
+#include <cstring>
+#include <fstream>
+#include <regex>
+#include <set>
+
+#include "zip.h"
+
+namespace ctxrt {
+namespace {
+
+constexpr std::string_view kMagic("\x93NUMPY\x01\x00", 8);
+constexpr std::size_t kPreamble = 10;  // magic, version and the length of the header
+constexpr std::size_t kMaxHeader = 4096;
+constexpr std::string_view kExtension = ".npy";
+
+struct TypeCode {
+  std::string_view code;
+  DType dtype;
+};
+constexpr std::array kTypeCodes = {TypeCode{"<f4", DType::float32}, TypeCode{"<f2", DType::float16},
+                                   TypeCode{"<i8", DType::int64},   TypeCode{"<i4", DType::int32},
+                                   TypeCode{"|b1", DType::boolean}, TypeCode{"<f8", DType::float64}};
+
+// Reads the Python dictionary of an npy header: `{'descr': '<f4', 'fortran_order': False, 'shape': (2, 3), }`.
+class HeaderReader {
+ public:
+  explicit HeaderReader(std::string_view left) : left_(left) {}
+
+  bool read(NpyHeader& header) {
+    std::set<std::string> keys;
+    if (!take("{")) return false;
+    while (!take("}")) {
+      std::string key;
+      if (!quoted(key) || !take(":") || !keys.insert(key).second || !value(key, header)) return false;
+      if (!take(",") && !left_.starts_with('}')) return false;
+    }
+    skip_space();
+    return left_.empty() && keys == std::set<std::string>{"descr", "fortran_order", "shape"};
+  }
+
+ private:
+  void skip_space() {
+    const auto start = left_.find_first_not_of(" \n");
+    left_.remove_prefix(std::min(start, left_.size()));
+  }
+
+  bool take(std::string_view token) {
+    skip_space();
+    if (!left_.starts_with(token)) return false;
+    left_.remove_prefix(token.size());
+    skip_space();
+    return true;
+  }
+
+  bool quoted(std::string& out) {
+    if (!take("'")) return false;
+    const auto end = left_.find('\'');
+    if (end == std::string_view::npos) return false;
+    out = left_.substr(0, end);
+    left_.remove_prefix(end + 1);
+    return true;
+  }
+
+  bool value(const std::string& key, NpyHeader& header) {
+    if (key == "fortran_order") return take("False");
+    if (key == "shape") return shape(header.shape);
+    std::string code;
+    if (key != "descr" || !quoted(code)) return false;
+    const auto found = std::find_if(kTypeCodes.begin(), kTypeCodes.end(), [&](const auto& type) { return type.code == code; });
+    if (found == kTypeCodes.end()) return false;
+    header.dtype = found->dtype;
+    return true;
+  }
+
+  bool shape(Shape& out) {
+    if (!take("(")) return false;
+    while (!take(")")) {
+      std::int64_t size = 0;
+      std::size_t digits = 0;
+      while (digits < left_.size() && digits < 16 && left_[digits] >= '0' && left_[digits] <= '9') {
+        size = size * 10 + (left_[digits++] - '0');
+      }
+      left_.remove_prefix(digits);
+      if (digits == 0 || (!take(",") && !left_.starts_with(')'))) return false;
+      out.push_back(size);
+    }
+    return true;
+  }
+
+  std::string_view left_;
+};
+
+// The bytes of the numbers of a shape; none if there are more than an archive may hold.
+std::optional<std::size_t> bytes_of(const NpyHeader& header) {
+  std::size_t bytes = item_bytes(header.dtype);
+  for (const auto size : header.shape) {
+    if (size != 0 && bytes > (std::size_t{1} << 40) / static_cast<std::size_t>(size)) return std::nullopt;
+    bytes *= static_cast<std::size_t>(size);
+  }
+  return bytes;
+}
+
+// The header of an entry, if the entry has exactly the bytes of its shape.
+std::optional<NpyHeader> header_of(Bytes archive, const ZipEntry& entry) {
+  const auto start = read_zip(archive, entry, kMaxHeader);
+  if (!start) return std::nullopt;
+  auto header = parse_npy_header(*start);
+  if (!header) return std::nullopt;
+  const auto bytes = bytes_of(*header);
+  if (!bytes || entry.bytes != header->data + *bytes) return std::nullopt;
+  return header;
+}
+
+Result<std::vector<ZipEntry>> list_arrays(Bytes archive, std::size_t max_bytes) {
+  CTXRT_ASSIGN(auto entries, list_zip(archive));
+  std::set<std::string> names;
+  std::size_t total = 0;
+  for (const auto& entry : entries) {
+    total += entry.bytes;
+    if (!names.insert(entry.name).second) return input_error("an entry comes twice");
+    if (!entry.name.ends_with(kExtension)) return input_error(text("the entry '", entry.name, "' is no array"));
+  }
+  if (total > max_bytes) return input_error(text("its arrays have more than ", max_bytes, " bytes"));
+  return entries;
+}
+
+Status check_golden_entries(Bytes archive) {
+  static const std::regex name(R"(case[0-9]{1,4}\.(lengths|positions|(in|out)\.[A-Za-z0-9_.:/-]{1,256})\.npy)");
+  CTXRT_ASSIGN(const auto entries, list_arrays(archive, kMaxGoldenBytes));
+  for (const auto& entry : entries) {
+    if (entry.name.size() > 300 || !std::regex_match(entry.name, name)) return input_error("an entry has no name of an array");
+    const auto header = header_of(archive, entry);
+    if (!header || header->dtype == DType::float64) {
+      return input_error(text("the entry ", entry.name, " is not an array of the kind that a bundle has"));
+    }
+  }
+  return Unit{};
+}
+
+std::vector<std::byte> npy_of(const Tensor& array) {
+  const auto code = std::find_if(kTypeCodes.begin(), kTypeCodes.end(), [&](const auto& type) { return type.dtype == array.dtype; });
+  std::string shape = describe(array.shape);
+  if (array.shape.size() == 1) shape.insert(shape.size() - 1, ",");
+  std::string header = text("{'descr': '", code->code, "', 'fortran_order': False, 'shape': ", shape, ", }");
+  header.append(63 - (kPreamble + header.size()) % 64, ' ').append("\n");
+  std::string start(kMagic);
+  start += static_cast<char>(header.size() & 0xffU);
+  start += static_cast<char>(header.size() >> 8U);
+  start += header;
+  const Bytes bytes = std::as_bytes(std::span(start));
+  std::vector<std::byte> out(bytes.begin(), bytes.end());
+  out.insert(out.end(), array.data.get(), array.data.get() + array.bytes());
+  return out;
+}
+
+}  // namespace
+
+std::optional<NpyHeader> parse_npy_header(Bytes file) {
+  const std::string_view characters(reinterpret_cast<const char*>(file.data()), file.size());
+  if (characters.size() < kPreamble || !characters.starts_with(kMagic)) return std::nullopt;
+  const std::size_t length = static_cast<unsigned char>(characters[8]) + 256 * static_cast<unsigned char>(characters[9]);
+  if (characters.size() - kPreamble < length) return std::nullopt;
+  NpyHeader header;
+  header.data = kPreamble + length;
+  if (!HeaderReader(characters.substr(kPreamble, length)).read(header)) return std::nullopt;
+  return header;
+}
+
+Result<Tensors> read_npz(const Path& path, std::size_t max_bytes) {
+  CTXRT_ASSIGN(const auto file, MappedFile::open(path));
+  const auto entries = list_arrays(file->bytes(), max_bytes);
+  if (!entries) return input_error(text(path.string(), " is not an .npz of plain arrays: ", entries.error().message));
+  Tensors arrays;
+  for (const auto& entry : *entries) {
+    const auto header = header_of(file->bytes(), entry);
+    const auto bytes = read_zip(file->bytes(), entry, entry.bytes);
+    if (!header || !bytes) return input_error(text(path.string(), ": the entry ", entry.name, " is not a plain array"));
+    arrays.emplace(entry.name.substr(0, entry.name.size() - kExtension.size()),
+                   make_tensor(header->dtype, header->shape, [&](std::byte* out) {
+                     std::copy(bytes->begin() + static_cast<std::ptrdiff_t>(header->data), bytes->end(), out);
+                   }));
+  }
+  return arrays;
+}
+
+Status write_npz(const Path& path, const Tensors& arrays) {
+  std::vector<std::pair<std::string, std::vector<std::byte>>> entries;
+  for (const auto& [name, array] : arrays) entries.emplace_back(text(name, kExtension), npy_of(array));
+  const auto archive = make_zip(entries);
+  std::ofstream file(path, std::ios::binary);
+  file.write(reinterpret_cast<const char*>(archive.data()), std::ssize(archive));
+  file.close();
+  if (!file) return input_error(text(path.string(), " can't be written"));
+  return Unit{};
+}
+
+Status check_golden(const Path& path) {
+  const auto file = MappedFile::open(path);
+  const Status checked = file ? check_golden_entries((*file)->bytes()) : Status(file.error());
+  if (checked) return Unit{};
+  return bundle_error("golden-syntax", text(path.filename().string(), " is not a plain npz: ", checked.error().message));
+}
+
+}  // namespace ctxrt

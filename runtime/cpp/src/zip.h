@@ -1,0 +1,31 @@
+// The part of zip archives that npz files use: stored and deflated entries, below 4 GiB.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "files.h"
+#include "result.h"
+
+namespace ctxrt {
+
+struct ZipEntry {
+  std::string name;
+  std::uint32_t crc32 = 0;
+  std::size_t packed_bytes = 0, bytes = 0;
+  bool deflated = false;
+  std::size_t local_header = 0;  // where it starts in the archive
+};
+
+// The entries of an archive; the error is of the kind `input`.
+Result<std::vector<ZipEntry>> list_zip(Bytes archive);
+
+// The first `limit` bytes of an entry, or all of it, checked against its CRC.
+Result<std::vector<std::byte>> read_zip(Bytes archive, const ZipEntry& entry, std::size_t limit);
+
+// An archive of stored entries.
+std::vector<std::byte> make_zip(const std::vector<std::pair<std::string, std::vector<std::byte>>>& entries);
+
+}  // namespace ctxrt
