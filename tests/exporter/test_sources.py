@@ -296,7 +296,7 @@ DAMAGES = {
     "cut weights": (lambda root: cut(root / "model.safetensors"), "can't be loaded"),
     "no safetensors": (lambda root: (root / "model.safetensors").write_bytes(b"PK" * 40), "can't be loaded"),
     "another size": (lambda root: edit(root / "config.json", intermediate_size=40), "can't be loaded"),
-    "more layers": (lambda root: edit(root / "config.json", num_hidden_layers=3), "has no weights for encoder.layer.2"),
+    "more layers": (lambda root: edit(root / "config.json", num_hidden_layers=2), "has no weights for encoder.layer.1"),
 }
 
 
