@@ -3,7 +3,7 @@ import pytest
 
 from ctx_runtime.errors import InputError
 from ctx_runtime.manifest import InputSpec
-from ctx_runtime.padding import read_rows, stack
+from ctx_runtime.padding import RowLayout
 from tests.fixtures.bundles import MASK, MEAN, STATES, TOKENS
 
 KINDS = InputSpec(name="token_type_ids", dtype="int64", shape=("batch", "length"), pad=0, role="segment-ids")
@@ -11,58 +11,49 @@ FEATURES = InputSpec(name="features", dtype="float32", shape=("batch", "length",
 FLAG = InputSpec(name="flag", dtype="float32", shape=("batch", 2), pad=0)
 
 
-class Manifest:
-    """The parts of a manifest that reading rows needs."""
-
-    def __init__(self, *inputs):
-        self.inputs, self.outputs = inputs, (STATES, MEAN)
-
-    @property
-    def mask(self):
-        return next((spec for spec in self.inputs if spec.role == "mask"), None)
-
-
-TEXT = Manifest(TOKENS, MASK, KINDS)
+TEXT = RowLayout((TOKENS, MASK, KINDS), (STATES, MEAN))
 
 
 def test_a_row_without_a_batch_axis_is_a_batch_of_one():
-    rows, batched = read_rows({"input_ids": [4, 5, 6]}, TEXT)
+    rows, batched = TEXT.read({"input_ids": [4, 5, 6]})
     assert not batched and [row.length for row in rows] == [3]
     np.testing.assert_array_equal(rows[0].arrays["token_type_ids"], [0, 0, 0])
     assert "attention_mask" not in rows[0].arrays
 
 
 def test_the_mask_says_where_each_row_ends():
-    rows, batched = read_rows({"input_ids": [[4, 5, 0], [6, 7, 8]], "attention_mask": [[1, 1, 0], [1, 1, 1]]}, TEXT)
+    rows, batched = TEXT.read({"input_ids": [[4, 5, 0], [6, 7, 8]], "attention_mask": [[1, 1, 0], [1, 1, 1]]})
     assert batched and [row.arrays["input_ids"].tolist() for row in rows] == [[4, 5], [6, 7, 8]]
 
 
 def test_a_batch_is_padded_to_its_longest_with_each_inputs_own_value():
-    manifest = Manifest(TOKENS, MASK, FEATURES, FLAG)
-    rows = [
-        read_rows({"input_ids": [9] * n, "features": np.ones((n, 3)), "flag": [n, n]}, manifest)[0][0] for n in (1, 3)
-    ]
-    feeds = stack(rows, manifest.inputs, masked=True)
+    layout = RowLayout((TOKENS, MASK, FEATURES, FLAG), (STATES,))
+    rows = [layout.read({"input_ids": [9] * n, "features": np.ones((n, 3)), "flag": [n, n]})[0][0] for n in (1, 3)]
+    feeds = layout.stack(rows, frozenset({"input_ids", "attention_mask", "features", "flag"}))
     assert feeds["input_ids"].tolist() == [[9, 0, 0], [9, 9, 9]]
-    assert feeds["attention_mask"].tolist() == [[1, 0, 0], [1, 1, 1]]
+    assert feeds["attention_mask"].tolist() == [[1, 0, 0], [1, 1, 1]] and feeds["attention_mask"].dtype == np.int64
     assert feeds["features"][0].tolist() == [[1] * 3, [-1.5] * 3, [-1.5] * 3]
-    assert feeds["flag"].tolist() == [[1, 1], [3, 3]]
-    assert {name: feeds[name].dtype for name in ("attention_mask", "features")} == {
-        "attention_mask": np.int64,
-        "features": np.float32,
-    }
-    assert "attention_mask" not in stack(rows, manifest.inputs, masked=False)
+    assert feeds["features"].dtype == np.float32 and feeds["flag"].tolist() == [[1, 1], [3, 3]]
+    assert set(layout.stack(rows, frozenset({"input_ids"}))) == {"input_ids"}
 
 
 def test_taking_positions_leaves_inputs_without_a_length_alone():
-    manifest = Manifest(TOKENS, FLAG)
-    row = read_rows({"input_ids": [4, 5, 6, 7], "flag": [1, 2]}, manifest)[0][0].take(np.array([0, 2]), manifest.inputs)
+    layout = RowLayout((TOKENS, FLAG), (STATES,))
+    row = layout.take(layout.read({"input_ids": [4, 5, 6, 7], "flag": [1, 2]})[0][0], np.array([0, 2]))
     assert row.length == 2 and row.arrays["input_ids"].tolist() == [4, 6] and row.arrays["flag"].tolist() == [1, 2]
+
+
+def test_outputs_of_rows_are_cropped_and_joined_with_zeros():
+    batch = {"hidden": np.ones((2, 3, 4)), "pooled": np.ones((2, 4))}
+    rows = [TEXT.unstack(batch, index, length) for index, length in enumerate((3, 2))]
+    assert rows[1]["hidden"].shape == (2, 4) and rows[1]["pooled"].shape == (4,)
+    joined = TEXT.join(rows)
+    assert joined["hidden"].shape == (2, 3, 4) and not joined["hidden"][1, 2].any() and joined["pooled"].shape == (2, 4)
 
 
 @pytest.mark.parametrize("dtype", [np.int8, np.uint16, np.int32, np.int64, np.bool_])
 def test_narrower_integers_are_widened(dtype):
-    assert read_rows({"input_ids": np.ones(3, dtype)}, TEXT)[0][0].arrays["input_ids"].dtype == np.int64
+    assert TEXT.read({"input_ids": np.ones(3, dtype)})[0][0].arrays["input_ids"].dtype == np.int64
 
 
 @pytest.mark.parametrize(
@@ -90,5 +81,5 @@ def test_narrower_integers_are_widened(dtype):
 )
 def test_what_the_bundle_does_not_take_is_one_clear_line(inputs, message):
     with pytest.raises(InputError, match=message) as caught:
-        read_rows(inputs, TEXT)
+        TEXT.read(inputs)
     assert "\n" not in str(caught.value)

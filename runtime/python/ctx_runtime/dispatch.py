@@ -69,6 +69,7 @@ class Dispatcher:
         self._lock = threading.Lock()
         self._slots: dict[Hashable, _Slot] = {}
         self._failed: dict[Hashable, str] = {}
+        self._keys: dict[tuple[str, Form], list[tuple[BackendName, Hashable]]] = {}
         self._clock = 0
         self._closed = False
         self.fallbacks: list[Fallback] = []
@@ -131,8 +132,7 @@ class Dispatcher:
 
     def _acquire(self, bucket: BucketRecord, form: Form) -> tuple[_Slot, Session]:
         reasons = []
-        for backend in self._backends or bucket.backends:
-            key = session_key(self._bundle, bucket, form, backend)
+        for backend, key in self._candidates(bucket, form):
             if (failure := self._failed.get(key)) is None:
                 try:
                     return self._enter(key, functools.partial(self._open, bucket, form, backend))
@@ -141,6 +141,15 @@ class Dispatcher:
                     self._note_failure(key, Fallback(bucket.name, backend, failure))
             reasons.append(f"{backend}: {failure}")
         raise BackendError(f"no backend can serve {bucket.name}: {'; '.join(reasons)}")
+
+    def _candidates(self, bucket: BucketRecord, form: Form) -> list[tuple[BackendName, Hashable]]:
+        """Backends in the order of preference, with the key of the session that serves `bucket` on each."""
+        known = self._keys.get((bucket.name, form))
+        if known is None:
+            backends = self._backends or bucket.backends
+            known = [(backend, session_key(self._bundle, bucket, form, backend)) for backend in backends]
+            self._keys[bucket.name, form] = known
+        return known
 
     def _enter(self, key: Hashable, opener: Callable[[], Session]) -> tuple[_Slot, Session]:
         """Count a user in and give the slot's session, opened by the first who comes."""

@@ -19,7 +19,7 @@ from ctx_runtime.bundle import Bundle
 from ctx_runtime.dispatch import Dispatcher
 from ctx_runtime.errors import InputError, TooLongError
 from ctx_runtime.manifest import BucketRecord, Manifest
-from ctx_runtime.padding import Row, read_rows, stack
+from ctx_runtime.padding import Row, RowLayout
 from ctx_runtime.parity import Form
 from ctx_runtime.resource_profile import BackendName, ShareWeights
 from ctx_runtime.results import BucketStats, Dispatch, Explanation, Result, Stats
@@ -64,6 +64,8 @@ class Runtime:
             share_weights=share_weights or bundle.manifest.share_weights,
             session_budget=bundle.manifest.session_budget if session_budget is None else session_budget,
         )
+        self._layout = RowLayout(bundle.manifest.inputs, bundle.manifest.outputs)
+        self._alone: Form = "masked" if self._layout.mask is None else "unmasked"
         self._tokenizer = Tokenizer(bundle)
         self._stats = {bucket.name: BucketStats() for bucket in bundle.manifest.buckets}
         self._stats_lock = threading.Lock()
@@ -120,8 +122,8 @@ class Runtime:
             BackendError: no backend can serve the bucket.
         """
         if isinstance(inputs, Mapping):
-            return self._run_groups([read_rows(inputs, self._manifest)])[0]
-        return self._run_groups([read_rows(item, self._manifest) for item in inputs])
+            return self._run_groups([self._layout.read(inputs)])[0]
+        return self._run_groups([self._layout.read(item) for item in inputs])
 
     @overload
     def run_text(self, text: str) -> Result: ...  # type: ignore[overload-overlap]
@@ -176,18 +178,10 @@ class Runtime:
     def _manifest(self) -> Manifest:
         return self.bundle.manifest
 
-    @property
-    def _alone(self) -> Form:
-        """The form of graph that runs rows without padding."""
-        return "masked" if self._manifest.mask is None else "unmasked"
-
     def _run_groups(self, groups: Sequence[tuple[list[Row], bool]]) -> list[Result]:
         """Run all rows together; one `Result` a group."""
         answers = iter(self._run_rows([row for rows, _ in groups for row in rows]))
-        return [
-            self._result([next(answers) for _ in rows], [row.length for row in rows], batched)
-            for rows, batched in groups
-        ]
+        return [self._result([next(answers) for _ in rows], batched) for rows, batched in groups]
 
     def _run_rows(self, rows: Sequence[Row]) -> list[_Answer]:
         """The answer of every row, in order: jobs of all rows are batched together."""
@@ -228,21 +222,19 @@ class Runtime:
     def _cut(self, row: Row) -> tuple[SegmentPlan | None, list[Row], str]:
         """The parts of a row that are run: itself, its truncated self, or its windows."""
         prefix, suffix = 0, 0
-        if row.length > self._manifest.max_length:
-            tokens = next((spec.name for spec in self._manifest.inputs if spec.role == "tokens"), None)
-            if tokens is not None:
-                prefix, suffix = find_framing(row.arrays[tokens], self._manifest.special_tokens)
+        if row.length > self._manifest.max_length and self._layout.tokens is not None:
+            prefix, suffix = find_framing(row.arrays[self._layout.tokens], self._manifest.special_tokens)
         plan, length, note = self._overflow(row.length, prefix, suffix)
         if plan is not None:
-            return plan, [row.take(segment.indices, self._manifest.inputs) for segment in plan.segments], note
+            return plan, [self._layout.take(row, segment.indices) for segment in plan.segments], note
         if length < row.length:
             kept = np.concatenate([np.arange(length - suffix), np.arange(row.length - suffix, row.length)])
-            row = row.take(kept, self._manifest.inputs)
+            row = self._layout.take(row, kept)
         return None, [row], note
 
     def _run_jobs(self, jobs: Sequence[Job]) -> list[_Answer]:
         answers: dict[int, _Answer] = {}
-        for batch in form_batches(jobs, may_pad=self._manifest.padding_invariant and self._manifest.mask is not None):
+        for batch in form_batches(jobs, may_pad=self._manifest.padding_invariant and self._layout.mask is not None):
             for index, answer in zip(batch, self._run_batch([jobs[index] for index in batch]), strict=True):
                 answers[index] = answer
         return [answers[index] for index in range(len(jobs))]
@@ -253,10 +245,7 @@ class Runtime:
         longest = max(row.length for row in rows)
         padded = any(row.length < longest for row in rows)
         with self._dispatcher.session(bucket, "masked" if padded else self._alone) as session:
-            mask = self._manifest.mask
-            feeds = stack(rows, self._manifest.inputs, masked=mask is not None and mask.name in session.inputs)
-            if len(feeds) != len(session.inputs):
-                feeds = {name: feeds[name] for name in session.inputs}
+            feeds = self._layout.stack(rows, session.inputs)
             started = time.perf_counter()
             outputs = session.run(feeds, bucket=bucket.name)
             seconds = time.perf_counter() - started
@@ -264,19 +253,11 @@ class Runtime:
         self._count(bucket.name, rows, longest, seconds)
         return [
             _Answer(
-                self._row_outputs(outputs, index, job.row.length),
+                self._layout.unstack(outputs, index, job.row.length),
                 Dispatch(job.row.length, bucket.name, backend, longest - job.row.length, 1, seconds * 1e3, job.reason),
             )
             for index, job in enumerate(jobs)
         ]
-
-    def _row_outputs(self, outputs: Mapping[str, np.ndarray], index: int, length: int) -> dict[str, np.ndarray]:
-        """The outputs of one row of a batch, cropped to its length."""
-        row: dict[str, np.ndarray] = {}
-        for spec in self._manifest.outputs:
-            array, axis = outputs[spec.name][index], spec.length_axis
-            row[spec.name] = array if axis is None else array[(slice(None),) * (axis - 1) + (slice(length),)]
-        return row
 
     def _fused(self, row: Row, plan: SegmentPlan, answers: Sequence[_Answer]) -> _Answer:
         outputs = {
@@ -290,20 +271,10 @@ class Runtime:
             outputs, Dispatch(row.length, first.bucket, first.backend, padding, len(answers), ms, first.reason)
         )
 
-    def _result(self, answers: Sequence[_Answer], lengths: Sequence[int], batched: bool) -> Result:
-        """Stack rows to one result; token outputs of shorter rows end in zeros."""
+    def _result(self, answers: Sequence[_Answer], batched: bool) -> Result:
         dispatch = tuple(answer.dispatch for answer in answers)
-        if not batched:
-            return Result(answers[0].outputs, dispatch)
-        outputs: dict[str, np.ndarray] = {}
-        for spec in self._manifest.outputs:
-            rows = [answer.outputs[spec.name] for answer in answers]
-            axis = spec.length_axis
-            if axis is not None and len(set(lengths)) > 1:
-                longest = max(row.shape[axis - 1] for row in rows)
-                rows = [_lengthen(row, axis - 1, longest) for row in rows]
-            outputs[spec.name] = rows[0][np.newaxis] if len(rows) == 1 else np.stack(rows)
-        return Result(outputs, dispatch)
+        outputs = [answer.outputs for answer in answers]
+        return Result(self._layout.join(outputs) if batched else outputs[0], dispatch)
 
     def _count(self, bucket: str, rows: Sequence[Row], longest: int, seconds: float) -> None:
         tokens = sum(row.length for row in rows)
@@ -314,8 +285,3 @@ class Runtime:
             stats.tokens += tokens
             stats.padding += longest * len(rows) - tokens
             stats.seconds += seconds
-
-
-def _lengthen(array: np.ndarray, axis: int, length: int) -> np.ndarray:
-    widths = [(0, length - size if index == axis else 0) for index, size in enumerate(array.shape)]
-    return np.pad(array, widths)
