@@ -252,6 +252,12 @@ def test_a_model_is_found_in_the_local_cache_by_its_id(bert, tmp_path, monkeypat
     assert source.record == load_source(bert).record
 
 
+def test_loading_prints_nothing(bert, capfd):
+    load_source(bert)
+    captured = capfd.readouterr()
+    assert captured.out + captured.err == ""
+
+
 def test_a_pickle_needs_trust(folder):
     torch.save(safetensors.torch.load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
     expected = load_source(folder)

@@ -250,6 +250,21 @@ def _no_progress_bar() -> Iterator[None]:
             settings.enable_progress_bar()
 
 
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep transformers' progress bars and warnings off the terminal; errors still raise."""
+    log = transformers.utils.logging
+    verbosity, shows_progress = log.get_verbosity(), log.is_progress_bar_enabled()
+    log.set_verbosity_error()
+    log.disable_progress_bar()
+    try:
+        yield
+    finally:
+        log.set_verbosity(verbosity)
+        if shows_progress:
+            log.enable_progress_bar()
+
+
 def _describe_inputs(model: torch.nn.Module, tokenizer: TokenizerInfo | None) -> tuple[InputSpec, ...]:
     """The inputs that both the model's forward and the tokenizer have."""
     config: Any = model.config
