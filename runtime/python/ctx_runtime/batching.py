@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from ctx_runtime.dispatch import fits_budget
 from ctx_runtime.manifest import BucketRecord
@@ -13,8 +13,7 @@ _MAX_PADDING = 0.25
 """A batch is closed before its padding grows beyond this share of its tokens."""
 
 
-@dataclass(frozen=True)
-class Job:
+class Job(NamedTuple):
     """A row that fits a bucket: a whole input, or one window of a longer one.
 
     Attributes:

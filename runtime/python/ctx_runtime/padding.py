@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -15,8 +15,7 @@ _OPTIONAL = ("mask", "segment-ids")
 """Roles that the runtime fills in: ones for the mask, zeros for segment ids."""
 
 
-@dataclass(frozen=True)
-class Row:
+class Row(NamedTuple):
     """One input of its own length: arrays without a batch axis and without the mask.
 
     Attributes:

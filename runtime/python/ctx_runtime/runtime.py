@@ -7,9 +7,8 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from copy import copy
-from dataclasses import dataclass
 from types import TracebackType
-from typing import overload
+from typing import NamedTuple, overload
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -29,8 +28,7 @@ from ctx_runtime.text import Tokenizer
 Inputs = Mapping[str, ArrayLike]
 
 
-@dataclass(frozen=True)
-class _Answer:
+class _Answer(NamedTuple):
     """The outputs of a job, without a batch axis, and how it ran."""
 
     outputs: dict[str, np.ndarray]
