@@ -11,12 +11,17 @@ from ctx_runtime.resource_profile import Precision
 
 TOLERANCES: dict[Precision, Tolerance] = {
     "fp32": Tolerance(max_abs=1e-4, min_cosine=0.99999),
-    "fp16": Tolerance(max_abs=3e-2, min_cosine=0.9999),
-    "bf16": Tolerance(max_abs=3e-1, min_cosine=0.995),
-    "int8": Tolerance(max_abs=3e-1, min_cosine=0.995),
-    "int4": Tolerance(max_abs=3.0, min_cosine=0.90),
+    "fp16": Tolerance(max_abs=2e-2, min_cosine=0.9999),
+    "bf16": Tolerance(max_abs=2e-1, min_cosine=0.999),
+    "int8": Tolerance(max_abs=5e-1, min_cosine=0.99),
+    "int4": Tolerance(max_abs=3.0, min_cosine=0.85),
 }
-"""What counts as the same answer as PyTorch's float32, by precision."""
+"""What counts as the same answer as PyTorch's float32, by precision.
+
+Measured on the hidden states of all-MiniLM-L6-v2 (up to 6.0 in size) with random tokens, max abs and cosine:
+fp16 0.004 and 0.999999; bf16 0.04 and 0.9999 (in PyTorch); int8 0.15 and 0.9988; int4 0.82 and 0.94, its pooled rows
+0.90 to 0.92. Rounding weights to 4 bits without calibration is coarse: look at the parity table before shipping it.
+"""
 
 
 def convert(model: ir.Model, precision: Precision) -> ir.Model:

@@ -10,7 +10,7 @@ from ctx_export.engines import BuildOutcome, BuiltEngine, ProfileShapes
 from ctx_runtime.bundle import Bundle
 from ctx_runtime.errors import EngineError
 
-_HEADER = struct.Struct("<4s12xQ4B4xB27x")
+_HEADER = struct.Struct("<4s12xQ4B4xB31x")
 """Magic, size of the file, version in four numbers, one bit for each architecture; as TensorRT-RTX 1.7 writes it."""
 _MAGIC = b"vtrt"
 _ARCHITECTURES = ("sm75", "sm80", "sm86", "sm89", "sm120", "sm121")
