@@ -47,7 +47,8 @@ def graph_for_tensorrt(graph: Path) -> bytes:
     model = onnx.load(graph, load_external_data=False)
     if not model.graph.node:
         raise EngineError(f"{graph.name} holds no graph", hint="build the bundle again")
-    elements = {value.name: value.type.tensor_type.elem_type for value in model.graph.value_info}
+    typed = onnx.shape_inference.infer_shapes(model)
+    elements = {value.name: value.type.tensor_type.elem_type for value in typed.graph.value_info}
     elements |= {tensor.name: tensor.data_type for tensor in model.graph.initializer}
     for name, element in elements.items():
         if element == onnx.TensorProto.DOUBLE:

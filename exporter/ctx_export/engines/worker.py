@@ -45,15 +45,17 @@ def build_in_child(
     """
     if memory_limit_bytes is not None and not Path("/proc/self/statm").exists():
         raise EngineError("a memory limit needs Linux", hint="build without it")
-    with tempfile.TemporaryFile() as stderr:
-        child = subprocess.Popen(
+    with (
+        tempfile.TemporaryFile() as stderr,
+        subprocess.Popen(
             [sys.executable, "-m", __name__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr
-        )
+        ) as child,
+    ):
         try:
-            answer = _converse(child, request, output, memory_limit_bytes, on_profile)
-            if answer is None:
+            outcome = _converse(child, request, output, memory_limit_bytes, on_profile)
+            if outcome is None:
                 raise EngineError(f"the build of {request.subject} {_cause_of_death(child.wait(), stderr)}")
-            return answer
+            return outcome
         except BaseException:
             child.kill()
             child.wait()
