@@ -70,10 +70,8 @@ class DeviceMemory:
         return address
 
     def upload(self, name: str, array: np.ndarray) -> int:
-        """Copy `array` into the buffer `name`; its address. The array must stay until `wait`."""
+        """Copy the contiguous `array` into the buffer `name`; its address. The array must stay until `wait`."""
         address = self.reserve(name, array.nbytes)
-        if not array.flags.c_contiguous:
-            raise BackendError(f"{name!r} is not contiguous in memory")
         kind = self._cuda.cudaMemcpyKind.cudaMemcpyHostToDevice
         self._call(self._cuda.cudaMemcpyAsync(address, array.ctypes.data, array.nbytes, kind, self.stream), name)
         return address

@@ -111,8 +111,9 @@ class TrtSession:
             if self._engine is None:
                 raise BackendError("the session is closed")
             context = self._contexts.get(bucket) or self._new_context(bucket)
-            for name in self.inputs:
-                self._bind_input(context, name, feeds[name], bucket)
+            arrays = {name: np.ascontiguousarray(feeds[name]) for name in self.inputs}  # stay until they are copied
+            for name, array in arrays.items():
+                self._bind_input(context, name, array, bucket)
             outputs = {name: self._bind_output(context, name, bucket) for name in self._outputs}
             self._bind_scratch(context)
             self._require(context.execute_async_v3(self._memory.stream), f"{bucket} failed")
