@@ -19,29 +19,34 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from ctx_export.tables import build_table, plain_table
 from ctx_runtime import Dispatch, Runtime
 
 ROOT = Path(__file__).parent.parent
 TEXTS = ROOT / "samples" / "texts"
-QUESTIONS = ("A sailor goes to sea.", "How does Congress pass a law?")
+SENTENCES = ("A sailor goes to sea", "Congress makes laws")
+COLUMNS = 80
+"""Width of the picture."""
 
 
 def main() -> None:
     """Build the bundle, then run it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, default=ROOT / "demo" / "minilm.bundle", help="where the bundle goes")
+    parser.add_argument("--output", type=Path, default=Path("demo/minilm.bundle"), help="where the bundle goes")
     parser.add_argument("--svg", type=Path, help="also write what the terminal shows as a picture")
     options = parser.parse_args()
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    console = Console(record=True, width=100 if options.svg else None)
+    console = Console(record=True, highlight=False, width=COLUMNS if options.svg else None)
+    started = time.perf_counter()
 
-    console.print("[bold]1. Export once, specialise per bucket, prove against PyTorch[/]\n")
+    console.print("[bold cyan]1. Export once, specialise per bucket, prove against PyTorch[/]\n")
     build_bundle(console, options.output)
-    console.print("\n[bold]2. Run texts of any length: each takes the bucket that fits[/]\n")
+    console.print("\n[bold cyan]2. Run texts of any length: each takes the bucket that fits[/]\n")
     with Runtime.open(options.output) as runtime:
         embeddings = run_texts(console, runtime, texts())
-    console.print("\n[bold]3. What the embeddings say: cosine similarity[/]\n")
+    console.print("\n[bold cyan]3. What the embeddings say: cosine similarity, the closest text of each in green[/]\n")
     console.print(similarity_table(embeddings))
+    console.print(f"\n{options.output}, made and run in {time.perf_counter() - started:.0f} s")
 
     if options.svg:
         options.svg.write_text(picture(console), encoding="utf-8")
@@ -50,7 +55,7 @@ def main() -> None:
 def texts() -> dict[str, str]:
     """The texts by a short name, shortest first."""
     files = {name: (TEXTS / f"{name}.txt").read_text("utf-8") for name in ("moby-dick", "declaration", "constitution")}
-    return {question: question for question in QUESTIONS} | files
+    return {sentence: sentence for sentence in SENTENCES} | files
 
 
 def build_bundle(console: Console, output: Path) -> None:
@@ -58,7 +63,6 @@ def build_bundle(console: Console, output: Path) -> None:
     with progress() as on_progress:
         on_progress("load", 0, 1)
         from ctx_export.pipeline import build  # noqa: PLC0415  (PyTorch takes seconds to load: the bar shows first)
-        from ctx_export.tables import build_table  # noqa: PLC0415
 
         on_progress("load", 1, 1)
         output.parent.mkdir(parents=True, exist_ok=True)
@@ -76,9 +80,9 @@ def model_folder() -> Path:
 
 def run_texts(console: Console, runtime: Runtime, named: dict[str, str]) -> dict[str, np.ndarray]:
     """Embed each text alone and show how it ran; the embeddings `(384,)` by name."""
-    table = Table()
+    table = plain_table()
     for heading in ("text", "tokens", "bucket", "backend", "padding", "segments", "ms"):
-        table.add_column(heading, justify="left" if heading in {"text", "bucket", "backend"} else "right")
+        table.add_column(heading, justify="left" if heading in {"text", "bucket", "backend"} else "right", no_wrap=True)
     embeddings = {}
     for name, text in named.items():
         runtime.run_text(text)  # opens the session, so that the time below is a run's and not the disk's
@@ -105,24 +109,25 @@ def row(dispatch: Dispatch) -> Iterator[str]:
     yield dispatch.backend
     yield str(dispatch.padding)
     yield str(dispatch.segments)
-    yield f"{dispatch.ms:.1f}"
+    yield f"{dispatch.ms:.1f}" if dispatch.ms < 100 else f"{dispatch.ms:,.0f}"
 
 
 def similarity_table(embeddings: dict[str, np.ndarray]) -> Table:
-    """The cosine similarity of each pair; the closest other text of each row is marked."""
-    table = Table()
-    table.add_column("")
-    for name in embeddings:
-        table.add_column(name, justify="right", max_width=14)
+    """The cosine similarity of each pair of texts, the columns by number."""
+    table = plain_table()
+    table.add_column("", justify="right")
+    table.add_column("text", no_wrap=True)
+    for number in range(1, len(embeddings) + 1):
+        table.add_column(str(number), justify="right")
     rows = np.stack(list(embeddings.values()))
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)
     similarities = rows @ rows.T
     for index, name in enumerate(embeddings):
         others = np.where(np.arange(len(rows)) == index, -np.inf, similarities[index])
         cells = [f"{value:.2f}" for value in similarities[index]]
-        cells[index] = "·"
+        cells[index] = "-"
         cells[int(others.argmax())] = f"[bold green]{others.max():.2f}[/]"
-        table.add_row(name, *cells)
+        table.add_row(str(index + 1), name, *cells)
     return table
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Group
 from rich.table import Table
 
@@ -17,7 +19,7 @@ _YES, _NO = "[green]yes[/]", "[red]no[/]"
 
 def build_table(report: BuildReport) -> Group:
     """Buckets with their parity, then sizes and times."""
-    table = Table(title=f"{report.bundle.manifest.name} -> {report.bundle.root}", title_justify="left")
+    table = plain_table(f"{report.bundle.manifest.name} -> {shown_path(report.bundle.root)}")
     for heading in ("bucket", "tokens", "precision"):
         table.add_column(heading, no_wrap=True)
     for heading in ("cases", "max abs", "cosine", "top-1"):
@@ -48,7 +50,7 @@ def build_summary(report: BuildReport) -> Iterable[str]:
 
 def engine_table(engines: Sequence[BuiltEngine], *, layers: bool) -> Group:
     """A row for each optimization profile of each engine; with `layers`, what each network consists of."""
-    table = Table()
+    table = plain_table()
     for heading in ("target", "size", "bucket", "profile", "min", "opt", "max"):
         table.add_column(heading, justify="right" if heading in ("size", "profile") else "left", no_wrap=True)
     lines = [] if engines else ["the bundle has no engines; --target builds some"]
@@ -69,7 +71,7 @@ def engine_table(engines: Sequence[BuiltEngine], *, layers: bool) -> Group:
 
 def parity_table(report: ParityReport) -> Group:
     """Every case, worst figures last."""
-    table = Table()
+    table = plain_table()
     for heading in ("bucket", "graph", "lengths", "padded to"):
         table.add_column(heading)
     for heading in ("max abs", "cosine", "top-1", "allowed"):
@@ -100,7 +102,7 @@ def invariance_lines(report: ParityReport) -> Iterable[str]:
 
 def doctor_table(diagnosis: Diagnosis) -> Group:
     """Packages, builders and backends, with what to do about what is missing."""
-    table = Table()
+    table = plain_table()
     for heading in ("part", "name", "here", "detail", "to get it"):
         table.add_column(heading)
     sections: tuple[tuple[str, tuple[Part, ...]], ...] = (
@@ -115,6 +117,18 @@ def doctor_table(diagnosis: Diagnosis) -> Group:
             )
         table.add_section()
     return Group(diagnosis.system, f"GPUs: {', '.join(diagnosis.devices) or 'none'}", table)
+
+
+def plain_table(title: str | None = None) -> Table:
+    """A table with a line under its headings and no frame: 80 columns are few."""
+    return Table(
+        title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False
+    )
+
+
+def shown_path(path: Path) -> Path:
+    """`path` as seen from the working directory, if it lies there."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
 def human_bytes(size: int) -> str:
