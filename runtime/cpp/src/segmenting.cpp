@@ -4,7 +4,7 @@
 #include <cmath>
 #include <numeric>
 
-namespace ctxrt {
+namespace ctxrt::core {
 namespace {
 
 using Numbers = std::vector<double>;
@@ -94,8 +94,8 @@ SegmentPlan plan_segments(std::int64_t length, std::int64_t window, std::int64_t
   const std::int64_t content = window - framing.prefix - framing.suffix;
   const std::int64_t total = length - framing.prefix - framing.suffix;
   std::vector<std::int64_t> starts;
-  for (std::int64_t start = 0; start < total - content; start += content - overlap) starts.push_back(start);
-  starts.push_back(total - content);
+  const std::int64_t gaps = (total - content + content - overlap - 1) / (content - overlap);
+  for (std::int64_t i = 0; i <= gaps; ++i) starts.push_back(i * (total - content) / gaps);
   SegmentPlan plan{{}, framing.prefix, framing.suffix};
   std::int64_t cut = 0;
   for (std::size_t i = 0; i < starts.size(); ++i) {
@@ -123,4 +123,4 @@ Tensor fuse(const SegmentPlan& plan, std::span<const Tensor> outputs, const Outp
   return from_doubles(fused, outputs.front().dtype, shape);
 }
 
-}  // namespace ctxrt
+}  // namespace ctxrt::core

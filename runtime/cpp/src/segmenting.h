@@ -8,7 +8,7 @@
 #include "manifest.h"
 #include "tensor.h"
 
-namespace ctxrt {
+namespace ctxrt::core {
 
 struct Segment {
   std::int64_t start;                       // the first content position of the window
@@ -28,13 +28,14 @@ struct Framing {
 // How many special tokens frame a row of token ids (length,); none if it is not framed by both.
 Framing find_framing(const Tensor& tokens, const SpecialTokens& special_tokens);
 
-// Cuts a row of `length` tokens, longer than `window`, into windows that share `overlap` content tokens. The last is
-// shifted left so that it is full. A position in two windows belongs to the one where it has more context: the overlap
-// is split in the middle, an odd one in favour of the earlier. The window holds more than the framing and the overlap.
+// Cuts a row of `length` tokens, longer than `window`, into the fewest full windows whose neighbours share at least
+// `overlap` content tokens, evenly spaced. A position in two windows belongs to the one where it has more context: the
+// overlap is split in the middle, an odd one in favour of the earlier. The window holds more than the framing and the
+// overlap.
 SegmentPlan plan_segments(std::int64_t length, std::int64_t window, std::int64_t overlap, Framing framing);
 
 // One output of a row from the outputs of its windows, none with a batch axis: `concat` gives (length, …) from
 // (window, …), the poolings (…) from (…).
 Tensor fuse(const SegmentPlan& plan, std::span<const Tensor> outputs, const OutputSpec& spec);
 
-}  // namespace ctxrt
+}  // namespace ctxrt::core

@@ -46,10 +46,11 @@ def find_framing(tokens: np.ndarray, special_tokens: SpecialTokens) -> tuple[int
 
 
 def plan_segments(length: int, *, window: int, overlap: int, prefix: int = 0, suffix: int = 0) -> SegmentPlan:
-    """Cut a row of `length` tokens, longer than `window`, into windows that share `overlap` content tokens.
+    """Cut a row of `length` tokens, longer than `window`, into the fewest full windows that overlap enough.
 
-    The last window is shifted left so that it is full. Where two windows overlap, each content position belongs to the
-    window in which it has more context: the overlap is split in the middle, an odd one in favour of the earlier.
+    Neighbours share at least `overlap` content tokens. The windows stand evenly spaced, so that none is mostly a copy
+    of its neighbour. Where two overlap, each content position belongs to the window in which it has more context: the
+    overlap is split in the middle, an odd one in favour of the earlier.
 
     Raises:
         ValueError: the row fits one window, or `overlap` leaves a window no token of its own.
@@ -58,7 +59,8 @@ def plan_segments(length: int, *, window: int, overlap: int, prefix: int = 0, su
     total = length - prefix - suffix
     if length <= window or step < 1:
         raise ValueError(f"no segments of {window} tokens with an overlap of {overlap} in {length} tokens")
-    starts = [*range(0, total - content, step), total - content]
+    gaps = -(-(total - content) // step)
+    starts = [index * (total - content) // gaps for index in range(gaps + 1)]
     cuts = [later + (earlier + content - later + 1) // 2 for earlier, later in itertools.pairwise(starts)]
     head, tail = np.arange(prefix), np.arange(length - suffix, length)
     segments = tuple(
