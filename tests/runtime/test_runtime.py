@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 from ctx_runtime import Runtime
-from ctx_runtime.errors import CtxError, InputError, TooLongError
+from ctx_runtime.errors import BackendError, CtxError, InputError, TooLongError
 from ctx_runtime.manifest import SpecialTokens
 from ctx_runtime.resource_profile import Overflow
-from tests.fixtures.bundles import VOCABULARY, expected, write_tiny_bundle
+from tests.fixtures.bundles import VOCABULARY, edit_graph, expected, write_tiny_bundle
 
 EDGES = [1, 2, 15, 16, 17, 47, 48]
 EXACT = {"rtol": 0, "atol": 1e-6}
@@ -225,3 +225,15 @@ def test_sharing_weights_does_not_change_an_answer(bundle, share_weights):
 
 def test_an_empty_list_gives_an_empty_list(runtime):
     assert runtime.run([]) == []
+
+
+def test_an_output_of_another_shape_is_an_error_not_an_answer(tmp_path):
+    root = write_tiny_bundle(tmp_path / "b")
+
+    def keep_axis(model):
+        mean = next(node for node in model.graph.node if node.op_type == "ReduceMean")
+        mean.attribute[0].i = 1
+
+    edit_graph(root, keep_axis, "graphs/ctx-48.unmasked.onnx")
+    with Runtime.open(root, share_weights="off") as runtime, pytest.raises(BackendError, match="'pooled' has shape"):
+        runtime.run({"input_ids": ids(5)})

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ctx_runtime.errors import InputError
+from ctx_runtime.errors import BackendError, InputError
 from ctx_runtime.manifest import InputSpec, OutputSpec
 
 _OPTIONAL = ("mask", "segment-ids")
@@ -38,7 +38,7 @@ class RowLayout:
         self._dtypes = {spec.name: np.dtype(spec.dtype) for spec in inputs}
         self._axes = {spec.name: spec.length_axis for spec in (*inputs, *outputs)}
         self._required = frozenset(spec.name for spec in inputs if spec.role not in _OPTIONAL)
-        self._outputs = [spec.name for spec in outputs]
+        self._outputs = {spec.name: spec.shape for spec in outputs}
         self._filled = [spec.name for spec in inputs if spec.role == "segment-ids"]
         self.mask = next((spec.name for spec in inputs if spec.role == "mask"), None)
         self.tokens = next((spec.name for spec in inputs if spec.role == "tokens"), None)
@@ -99,6 +99,18 @@ class RowLayout:
             lengths = np.array([[row.length] for row in rows])
             feeds[self.mask] = (np.arange(lengths.max()) < lengths).astype(self._dtypes[self.mask])
         return feeds
+
+    def check_outputs(self, outputs: Mapping[str, np.ndarray], batch: int, length: int) -> None:
+        """Hold the outputs of a run to the manifest's shapes.
+
+        Raises:
+            BackendError: the graph is not what its bundle says.
+        """
+        sizes = {"batch": batch, "length": length}
+        for name, shape in self._outputs.items():
+            expected = tuple([sizes[dim] if isinstance(dim, str) else dim for dim in shape])
+            if outputs[name].shape != expected:
+                raise BackendError(f"output {name!r} has shape {outputs[name].shape}, expected {expected}")
 
     def unstack(self, outputs: Mapping[str, np.ndarray], index: int, length: int) -> dict[str, np.ndarray]:
         """The outputs of row `index` of a batch, without the batch axis, cropped to its `length`."""

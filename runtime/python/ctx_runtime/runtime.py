@@ -248,6 +248,7 @@ class Runtime:
             outputs = session.run(feeds, bucket=bucket.name)
             seconds = time.perf_counter() - started
             backend = session.backend
+        self._layout.check_outputs(outputs, len(rows), longest)
         self._count(bucket.name, rows, longest, seconds)
         return [
             _Answer(
