@@ -4,7 +4,7 @@
 #include <numeric>
 #include <tuple>
 
-namespace ctxrt {
+namespace ctxrt::core {
 namespace {
 
 // A batch is closed before its padding grows beyond this share of its tokens.
@@ -42,4 +42,4 @@ std::vector<std::vector<std::size_t>> form_batches(const std::vector<Job>& jobs,
   return batches;
 }
 
-}  // namespace ctxrt
+}  // namespace ctxrt::core

@@ -7,7 +7,7 @@
 #include "manifest.h"
 #include "padding.h"
 
-namespace ctxrt {
+namespace ctxrt::core {
 
 // A row that fits a bucket: a whole input, or one window of a longer one.
 struct Job {
@@ -21,4 +21,4 @@ struct Job {
 // length share one.
 std::vector<std::vector<std::size_t>> form_batches(const std::vector<Job>& jobs, bool may_pad);
 
-}  // namespace ctxrt
+}  // namespace ctxrt::core

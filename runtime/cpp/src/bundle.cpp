@@ -11,7 +11,7 @@
 #include "onnx_scan.h"
 #include "sha256.h"
 
-namespace ctxrt {
+namespace ctxrt::core {
 namespace {
 
 Status check_buckets(const Manifest& manifest) {
@@ -139,4 +139,4 @@ Result<Bundle> open_bundle(const Path& path) {
   return bundle;
 }
 
-}  // namespace ctxrt
+}  // namespace ctxrt::core

@@ -12,7 +12,7 @@
 #include "result.h"
 #include "weight_ranges.h"
 
-namespace ctxrt {
+namespace ctxrt::core {
 
 struct Bundle {
   Path root;  // without links
@@ -26,4 +26,4 @@ struct Bundle {
 // Checks the bundle at `path`, which may be a link to it; the error's code says which rule it breaks.
 Result<Bundle> open_bundle(const Path& path);
 
-}  // namespace ctxrt
+}  // namespace ctxrt::core

@@ -6,7 +6,7 @@
 #include <map>
 #include <set>
 
-namespace ctxrt {
+namespace ctxrt::core {
 namespace {
 
 namespace fs = std::filesystem;
@@ -113,4 +113,4 @@ Status check_listed_paths(const Manifest& manifest) {
 
 Status check_tree(const Path& root, const Manifest& manifest) { return Walk(root, manifest).run(); }
 
-}  // namespace ctxrt
+}  // namespace ctxrt::core

@@ -8,7 +8,7 @@
 #include "manifest.h"
 #include "result.h"
 
-namespace ctxrt {
+namespace ctxrt::core {
 
 inline constexpr std::string_view kManifestName = "manifest.json";
 
@@ -21,4 +21,4 @@ Status check_listed_paths(const Manifest& manifest);
 // Every file, nothing else, no links, the right sizes.
 Status check_tree(const Path& root, const Manifest& manifest);
 
-}  // namespace ctxrt
+}  // namespace ctxrt::core

@@ -5,7 +5,7 @@
 #include <string_view>
 #include <unordered_set>
 
-namespace ctxrt {
+namespace ctxrt::core {
 namespace {
 
 using Operators = std::unordered_set<std::string_view>;
@@ -111,4 +111,4 @@ Result<KnownValue> constant_value(const onnx::Node& node, const Scope& scope) {
   return bundle_error("graph-size", text(node.op_type, " '", node.name, "' takes only constants: compute it in the build"));
 }
 
-}  // namespace ctxrt
+}  // namespace ctxrt::core

@@ -12,7 +12,7 @@
 #include "onnx_schema.h"
 #include "result.h"
 
-namespace ctxrt {
+namespace ctxrt::core {
 
 // Numbers of elements stop growing here.
 inline constexpr std::int64_t kUncountable = std::int64_t{1} << 62;
@@ -40,4 +40,4 @@ std::int64_t bounded_product(std::int64_t a, std::int64_t b);
 // with graphs inside never are. `graph-size`, where the number of elements can't be told.
 Result<KnownValue> constant_value(const onnx::Node& node, const Scope& scope);
 
-}  // namespace ctxrt
+}  // namespace ctxrt::core

@@ -2,7 +2,7 @@
 
 #include <algorithm>
 
-namespace ctxrt {
+namespace ctxrt::core {
 
 // A session of the pool: `users` run it now, `last_use` orders eviction.
 struct Dispatcher::Slot {
@@ -150,4 +150,4 @@ void Dispatcher::note_failure(const std::string& key, Fallback fallback) {
   if (failed_.emplace(key, fallback.reason).second) fallbacks_.push_back(std::move(fallback));
 }
 
-}  // namespace ctxrt
+}  // namespace ctxrt::core

@@ -10,7 +10,7 @@
 
 #include "opening.h"
 
-namespace ctxrt {
+namespace ctxrt::core {
 
 // A backend of the resource profile that could not serve a bucket, or weights that could not be shared, and why.
 struct Fallback {
@@ -79,4 +79,4 @@ class Dispatcher {
   std::int64_t clock_ = 0, evictions_ = 0;
 };
 
-}  // namespace ctxrt
+}  // namespace ctxrt::core

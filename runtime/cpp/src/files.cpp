@@ -11,7 +11,7 @@
 
 #include "sha256.h"
 
-namespace ctxrt {
+namespace ctxrt::core {
 namespace {
 
 constexpr std::size_t kChunk = 1 << 20;
@@ -85,4 +85,4 @@ MappedFile::~MappedFile() {
   if (!bytes_.empty()) ::munmap(const_cast<std::byte*>(bytes_.data()), bytes_.size());
 }
 
-}  // namespace ctxrt
+}  // namespace ctxrt::core

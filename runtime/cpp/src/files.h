@@ -10,7 +10,7 @@
 
 #include "result.h"
 
-namespace ctxrt {
+namespace ctxrt::core {
 
 using Bytes = std::span<const std::byte>;
 using Path = std::filesystem::path;
@@ -36,4 +36,4 @@ class MappedFile {
   Bytes bytes_;
 };
 
-}  // namespace ctxrt
+}  // namespace ctxrt::core

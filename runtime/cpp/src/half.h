@@ -5,7 +5,7 @@
 #include <cmath>
 #include <cstdint>
 
-namespace ctxrt {
+namespace ctxrt::core {
 
 class Half {
  public:
@@ -45,4 +45,4 @@ class Half {
 
 static_assert(sizeof(Half) == 2);
 
-}  // namespace ctxrt
+}  // namespace ctxrt::core

@@ -2,7 +2,7 @@
 
 #include <algorithm>
 
-namespace ctxrt {
+namespace ctxrt::core {
 namespace {
 
 // Builds the value, and stops at what plain JSON readers let pass.
@@ -171,4 +171,4 @@ void Object::finish() const {
   }
 }
 
-}  // namespace ctxrt
+}  // namespace ctxrt::core

@@ -12,7 +12,7 @@
 
 #include "result.h"
 
-namespace ctxrt {
+namespace ctxrt::core {
 
 using Json = nlohmann::json;
 
@@ -81,4 +81,4 @@ class Object {
   std::set<std::string, std::less<>> asked_;
 };
 
-}  // namespace ctxrt
+}  // namespace ctxrt::core

@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <array>
 
-namespace ctxrt {
+namespace ctxrt::core {
 namespace {
 
 constexpr std::array<std::string_view, 5> kPrecisions{"fp32", "fp16", "bf16", "int8", "int4"};
@@ -50,4 +50,4 @@ bool fits_budget(const Bucket& bucket, Form form, std::int64_t batch, std::int64
   return !bucket.memory_budget || activation.bytes_for(batch, length) <= static_cast<double>(*bucket.memory_budget);
 }
 
-}  // namespace ctxrt
+}  // namespace ctxrt::core

@@ -11,7 +11,7 @@
 #include "result.h"
 #include "tensor.h"
 
-namespace ctxrt {
+namespace ctxrt::core {
 
 // The newest bundle format that this code reads.
 inline constexpr std::int64_t kFormat = 1;
@@ -161,4 +161,4 @@ std::optional<std::size_t> find_bucket(const std::vector<Bucket>& buckets, std::
 // Whether the memory budget of `bucket` takes `batch` rows of `length` tokens in a graph of `form`.
 bool fits_budget(const Bucket& bucket, Form form, std::int64_t batch, std::int64_t length);
 
-}  // namespace ctxrt
+}  // namespace ctxrt::core

@@ -6,7 +6,7 @@
 
 #include "json.h"
 
-namespace ctxrt {
+namespace ctxrt::core {
 namespace {
 
 using Words = std::span<const std::string_view>;
@@ -340,4 +340,4 @@ Result<Manifest> parse_manifest(std::string_view data) {
   return manifest;
 }
 
-}  // namespace ctxrt
+}  // namespace ctxrt::core

@@ -9,7 +9,7 @@
 
 #include "zip.h"
 
-namespace ctxrt {
+namespace ctxrt::core {
 namespace {
 
 constexpr std::string_view kMagic("\x93NUMPY\x01\x00", 8);
@@ -205,4 +205,4 @@ Status check_golden(const Path& path) {
   return bundle_error("golden-syntax", text(path.filename().string(), " is not a plain npz: ", checked.error().message));
 }
 
-}  // namespace ctxrt
+}  // namespace ctxrt::core

@@ -8,7 +8,7 @@
 #include "result.h"
 #include "tensor.h"
 
-namespace ctxrt {
+namespace ctxrt::core {
 
 inline constexpr std::size_t kMaxGoldenBytes = 256 << 20;
 
@@ -30,4 +30,4 @@ Status write_npz(const Path& path, const Tensors& arrays);
 // Checks golden vectors without unpacking more than the header of each array: `golden-syntax`.
 Status check_golden(const Path& path);
 
-}  // namespace ctxrt
+}  // namespace ctxrt::core

@@ -9,7 +9,7 @@
 #include "constant_size.h"
 #include "onnx_schema.h"
 
-namespace ctxrt {
+namespace ctxrt::core {
 namespace {
 
 constexpr std::int64_t kMaxFields = 2'000'000;
@@ -241,4 +241,4 @@ Result<std::vector<StoredTensor>> scan_graph(const std::string& path, Bytes data
   return Scan(path, contract).run(data);
 }
 
-}  // namespace ctxrt
+}  // namespace ctxrt::core

@@ -13,7 +13,7 @@
 #include "manifest.h"
 #include "weight_ranges.h"
 
-namespace ctxrt {
+namespace ctxrt::core {
 
 inline constexpr std::size_t kMaxGraphBytes = 64 << 20;
 
@@ -29,4 +29,4 @@ struct GraphContract {
 // `graph-size`, `graph-inputs`, `weight-location`, `weight-range`.
 Result<std::vector<StoredTensor>> scan_graph(const std::string& path, Bytes data, const GraphContract& contract);
 
-}  // namespace ctxrt
+}  // namespace ctxrt::core

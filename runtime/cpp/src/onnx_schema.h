@@ -12,7 +12,7 @@
 
 #include "protobuf.h"
 
-namespace ctxrt::onnx {
+namespace ctxrt::core::onnx {
 
 struct Entry {
   std::string key, value;
@@ -192,4 +192,4 @@ void describe(Model& message, auto&& field) {
   field(14, message.metadata_props);
 }
 
-}  // namespace ctxrt::onnx
+}  // namespace ctxrt::core::onnx

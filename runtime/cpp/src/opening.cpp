@@ -3,7 +3,7 @@
 #include "ort_session.h"
 #include "tensorrt_loader.h"
 
-namespace ctxrt {
+namespace ctxrt::core {
 namespace {
 
 // Private memory of a session whose weights are shared; measured on MiniLM.
@@ -74,4 +74,4 @@ Result<std::shared_ptr<SharedWeights>> Opener::shared_weights(const OrtLibrary& 
   return shared_;
 }
 
-}  // namespace ctxrt
+}  // namespace ctxrt::core

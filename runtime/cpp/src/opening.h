@@ -9,7 +9,7 @@
 #include "bundle.h"
 #include "session.h"
 
-namespace ctxrt {
+namespace ctxrt::core {
 
 class OrtLibrary;
 class SharedWeights;
@@ -40,4 +40,4 @@ class Opener {
   std::shared_ptr<SharedWeights> shared_;
 };
 
-}  // namespace ctxrt
+}  // namespace ctxrt::core

@@ -12,7 +12,7 @@
 #define CTXRT_DEFAULT_ONNXRUNTIME ""
 #endif
 
-namespace ctxrt {
+namespace ctxrt::core {
 namespace {
 
 namespace fs = std::filesystem;
@@ -112,4 +112,4 @@ Status OrtLibrary::check(OrtStatus* status, const std::string& what) const {
   return backend_error(text(what, ": ", message));
 }
 
-}  // namespace ctxrt
+}  // namespace ctxrt::core

@@ -9,7 +9,7 @@
 
 #include "result.h"
 
-namespace ctxrt {
+namespace ctxrt::core {
 
 // Gives an object of ONNX Runtime back through the function of its API that releases it.
 template <class T>
@@ -54,4 +54,4 @@ class OrtLibrary {
   std::vector<std::string> providers_;
 };
 
-}  // namespace ctxrt
+}  // namespace ctxrt::core

@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <array>
 
-namespace ctxrt {
+namespace ctxrt::core {
 namespace {
 
 std::string provider_of(Backend backend) {
@@ -204,4 +204,4 @@ Result<Tensors> OrtGraphSession::run(const Tensors& feeds, const Bucket& bucket,
   return result;
 }
 
-}  // namespace ctxrt
+}  // namespace ctxrt::core

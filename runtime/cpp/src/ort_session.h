@@ -9,7 +9,7 @@
 #include "session.h"
 #include "shared_weights.h"
 
-namespace ctxrt {
+namespace ctxrt::core {
 
 struct OrtSessionPlan {
   Path graph;                             // an ONNX file of a verified bundle
@@ -47,4 +47,4 @@ class OrtGraphSession final : public Session {
   std::vector<const char*> input_names_, output_names_;
 };
 
-}  // namespace ctxrt
+}  // namespace ctxrt::core

@@ -4,7 +4,7 @@
 #include <array>
 #include <optional>
 
-namespace ctxrt {
+namespace ctxrt::core {
 namespace {
 
 struct Sizes {
@@ -128,7 +128,7 @@ Row Row::take(std::span<const std::int64_t> indices, const std::vector<InputSpec
   Row taken{arrays, std::ssize(indices)};
   for (std::size_t i = 0; i < inputs.size(); ++i) {
     const auto axis = inputs[i].length_axis();
-    if (axis && arrays[i].data) taken.arrays[i] = ctxrt::take(arrays[i], *axis - 1, indices);
+    if (axis && arrays[i].data) taken.arrays[i] = core::take(arrays[i], *axis - 1, indices);
   }
   return taken;
 }
@@ -184,4 +184,4 @@ Tensors stack_rows(std::span<const Row* const> rows, const std::vector<InputSpec
   return feeds;
 }
 
-}  // namespace ctxrt
+}  // namespace ctxrt::core

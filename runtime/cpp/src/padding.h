@@ -9,7 +9,7 @@
 #include "result.h"
 #include "tensor.h"
 
-namespace ctxrt {
+namespace ctxrt::core {
 
 // One input of its own length.
 struct Row {
@@ -32,4 +32,4 @@ Result<Rows> read_rows(const Tensors& given, const Manifest& manifest);
 // Feeds (batch, longest, …) padded with each input's pad value, with the mask if `masked`.
 Tensors stack_rows(std::span<const Row* const> rows, const std::vector<InputSpec>& inputs, bool masked);
 
-}  // namespace ctxrt
+}  // namespace ctxrt::core

@@ -2,7 +2,7 @@
 
 #include "utf8.h"
 
-namespace ctxrt {
+namespace ctxrt::core {
 
 bool Decoder::read_varint(Bytes& bytes, std::uint64_t& number) {
   number = 0;
@@ -75,4 +75,4 @@ bool Decoder::take(const Field& field, Floats& member) {
   return field.bytes.size() % 4 == 0 || fail(text("field ", field.number, " holds part of a float"));
 }
 
-}  // namespace ctxrt
+}  // namespace ctxrt::core

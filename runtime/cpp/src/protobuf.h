@@ -14,7 +14,7 @@
 #include "files.h"
 #include "result.h"
 
-namespace ctxrt {
+namespace ctxrt::core {
 
 // Undecoded 32-bit floats; packed ones stay together.
 struct Floats {
@@ -98,4 +98,4 @@ class Decoder {
   std::string problem_;
 };
 
-}  // namespace ctxrt
+}  // namespace ctxrt::core

@@ -6,7 +6,7 @@
 #include <utility>
 #include <variant>
 
-namespace ctxrt {
+namespace ctxrt::core {
 
 // The classes of ctx_runtime/errors.py, and what only a C++ caller can meet.
 enum class ErrorKind { input, too_long, bundle, backend, memory_budget, missing_part, cancelled, closed, internal };
@@ -68,7 +68,7 @@ inline Error backend_error(std::string message, std::string hint = "") {
   return {ErrorKind::backend, std::move(message), std::move(hint), ""};
 }
 
-}  // namespace ctxrt
+}  // namespace ctxrt::core
 
 #define CTXRT_JOIN_(a, b) a##b
 #define CTXRT_JOIN(a, b) CTXRT_JOIN_(a, b)

@@ -4,7 +4,7 @@
 #include <chrono>
 #include <numeric>
 
-namespace ctxrt {
+namespace ctxrt::core {
 
 Result<std::unique_ptr<Runtime>> Runtime::open(const Path& path, const Options& options) {
   CTXRT_ASSIGN(auto opened, open_bundle(path));
@@ -233,4 +233,4 @@ void Runtime::count(const std::string& bucket, std::span<const Row* const> rows,
   stats.seconds += seconds;
 }
 
-}  // namespace ctxrt
+}  // namespace ctxrt::core

@@ -15,7 +15,7 @@
 #include "padding.h"
 #include "segmenting.h"
 
-namespace ctxrt {
+namespace ctxrt::core {
 
 // How one row was run.
 struct Dispatch {
@@ -107,4 +107,4 @@ class Runtime {
   std::atomic<bool> closed_{false};
 };
 
-}  // namespace ctxrt
+}  // namespace ctxrt::core

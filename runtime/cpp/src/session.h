@@ -13,7 +13,7 @@
 #include "result.h"
 #include "tensor.h"
 
-namespace ctxrt {
+namespace ctxrt::core {
 
 // Stops the runs that it was given to, from any thread; once cancelled it stays so.
 class CancelToken {
@@ -73,4 +73,4 @@ class Session {
   virtual Result<Tensors> run(const Tensors& feeds, const Bucket& bucket, CancelToken* cancel) = 0;
 };
 
-}  // namespace ctxrt
+}  // namespace ctxrt::core

@@ -5,7 +5,7 @@
 #include <array>
 #include <string_view>
 
-namespace ctxrt {
+namespace ctxrt::core {
 
 Sha256::Sha256() : context_(EVP_MD_CTX_new()) { EVP_DigestInit_ex(context_, EVP_sha256(), nullptr); }
 
@@ -31,4 +31,4 @@ std::string sha256(std::span<const std::byte> bytes) {
   return hash.digest();
 }
 
-}  // namespace ctxrt
+}  // namespace ctxrt::core

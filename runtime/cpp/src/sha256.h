@@ -7,7 +7,7 @@
 
 struct evp_md_ctx_st;
 
-namespace ctxrt {
+namespace ctxrt::core {
 
 class Sha256 {
  public:
@@ -27,4 +27,4 @@ class Sha256 {
 // Of one piece, in hexadecimal.
 std::string sha256(std::span<const std::byte> bytes);
 
-}  // namespace ctxrt
+}  // namespace ctxrt::core

@@ -1,6 +1,6 @@
 #include "shared_weights.h"
 
-namespace ctxrt {
+namespace ctxrt::core {
 
 Result<std::shared_ptr<SharedWeights>> SharedWeights::open(const OrtLibrary& library, const Bundle& bundle) {
   const OrtApi& api = library.api();
@@ -35,4 +35,4 @@ Result<std::vector<OrtOwned<OrtValue>>> SharedWeights::attach(const std::string&
   return values;
 }
 
-}  // namespace ctxrt
+}  // namespace ctxrt::core

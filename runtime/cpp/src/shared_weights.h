@@ -10,7 +10,7 @@
 #include "bundle.h"
 #include "ort_library.h"
 
-namespace ctxrt {
+namespace ctxrt::core {
 
 class SharedWeights {
  public:
@@ -33,4 +33,4 @@ class SharedWeights {
   std::mutex opening_;
 };
 
-}  // namespace ctxrt
+}  // namespace ctxrt::core

@@ -6,7 +6,7 @@
 
 #include "half.h"
 
-namespace ctxrt {
+namespace ctxrt::core {
 namespace {
 
 struct DTypeFacts {
@@ -202,4 +202,4 @@ std::optional<Tensor> cast(const Tensor& tensor, DType wanted) {
   return converted;
 }
 
-}  // namespace ctxrt
+}  // namespace ctxrt::core

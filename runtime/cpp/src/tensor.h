@@ -14,7 +14,7 @@
 
 #include "result.h"
 
-namespace ctxrt {
+namespace ctxrt::core {
 
 // The dtypes of a manifest, and float64, which callers may hand in.
 enum class DType { float32, float16, int64, int32, boolean, float64 };
@@ -76,4 +76,4 @@ Tensor from_doubles(std::span<const double> numbers, DType dtype, Shape shape);
 // The same numbers in another dtype, if none is lost: whole numbers stay equal, floats may be rounded to floats.
 std::optional<Tensor> cast(const Tensor& tensor, DType wanted);
 
-}  // namespace ctxrt
+}  // namespace ctxrt::core

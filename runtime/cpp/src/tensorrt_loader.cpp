@@ -1,5 +1,5 @@
 #include "tensorrt_loader.h"
-namespace ctxrt {
+namespace ctxrt::core {
 Result<std::unique_ptr<Session>> open_engine(const Bundle& bundle, const Bucket& bucket, Backend backend) {
   for (const auto& engine : bundle.manifest.engines) {
     if (engine.backend == backend && engine.optimization_profiles.contains(bucket.name)) {

@@ -7,9 +7,9 @@
 #include "bundle.h"
 #include "session.h"
 
-namespace ctxrt {
+namespace ctxrt::core {
 
 // The session of an engine of the bundle that serves `bucket` on `backend`.
 Result<std::unique_ptr<Session>> open_engine(const Bundle& bundle, const Bucket& bucket, Backend backend);
 
-}  // namespace ctxrt
+}  // namespace ctxrt::core

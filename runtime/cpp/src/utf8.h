@@ -4,7 +4,7 @@
 #include <cstdint>
 #include <string_view>
 
-namespace ctxrt {
+namespace ctxrt::core {
 
 inline bool is_utf8(std::string_view characters) {
   std::uint32_t code = 0, least = 0;
@@ -26,4 +26,4 @@ inline bool is_utf8(std::string_view characters) {
   return missing == 0;
 }
 
-}  // namespace ctxrt
+}  // namespace ctxrt::core

@@ -2,7 +2,7 @@
 
 #include <algorithm>
 
-namespace ctxrt {
+namespace ctxrt::core {
 namespace {
 
 // Every stored tensor starts at a multiple of this many bytes; a slice of one, at a multiple of its element size.
@@ -32,4 +32,4 @@ Status check_ranges(std::vector<StoredTensor> tensors) {
   return Unit{};
 }
 
-}  // namespace ctxrt
+}  // namespace ctxrt::core

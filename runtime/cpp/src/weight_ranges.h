@@ -8,7 +8,7 @@
 #include "result.h"
 #include "tensor.h"
 
-namespace ctxrt {
+namespace ctxrt::core {
 
 // A tensor of a graph whose numbers are `length` bytes of the weight file from `offset` on.
 struct StoredTensor {
@@ -24,4 +24,4 @@ struct StoredTensor {
 // Two ranges are apart, or one holds the other; one that no other holds is aligned: `weight-overlap`, `weight-range`.
 Status check_ranges(std::vector<StoredTensor> tensors);
 
-}  // namespace ctxrt
+}  // namespace ctxrt::core

@@ -6,7 +6,7 @@
 #include <cstring>
 #include <optional>
 
-namespace ctxrt {
+namespace ctxrt::core {
 namespace {
 
 constexpr std::uint32_t kLocalHeader = 0x04034b50, kDirectoryHeader = 0x02014b50, kDirectoryEnd = 0x06054b50;
@@ -148,4 +148,4 @@ std::vector<std::byte> make_zip(const std::vector<std::pair<std::string, std::ve
   return out;
 }
 
-}  // namespace ctxrt
+}  // namespace ctxrt::core

@@ -9,7 +9,7 @@
 #include "files.h"
 #include "result.h"
 
-namespace ctxrt {
+namespace ctxrt::core {
 
 struct ZipEntry {
   std::string name;
@@ -28,4 +28,4 @@ Result<std::vector<std::byte>> read_zip(Bytes archive, const ZipEntry& entry, st
 // An archive of stored entries.
 std::vector<std::byte> make_zip(const std::vector<std::pair<std::string, std::vector<std::byte>>>& entries);
 
-}  // namespace ctxrt
+}  // namespace ctxrt::core
