@@ -5,8 +5,7 @@ from __future__ import annotations
 import functools
 import threading
 import warnings
-from collections.abc import Callable, Hashable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 
 from ctx_runtime.backends import Session
@@ -36,6 +35,22 @@ class _Slot:
     session: Session | None = None
     users: int = 0
     last_use: int = 0
+
+
+class Lease:
+    """Keeps a session open inside a `with` block."""
+
+    __slots__ = ("_lock", "_session", "_slot")
+
+    def __init__(self, slot: _Slot, session: Session, lock: threading.Lock) -> None:
+        self._slot, self._session, self._lock = slot, session, lock
+
+    def __enter__(self) -> Session:
+        return self._session
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._slot.users -= 1
 
 
 def fits_budget(bucket: BucketRecord, form: Form, batch: int, length: int) -> bool:
@@ -98,9 +113,8 @@ class Dispatcher:
             hint=f"the longest input that fits is {self._longest_within_budget()} tokens",
         )
 
-    @contextmanager
-    def session(self, bucket: BucketRecord, form: Form) -> Iterator[Session]:
-        """The session that serves `bucket`; it stays open inside the block.
+    def session(self, bucket: BucketRecord, form: Form) -> Lease:
+        """The session that serves `bucket`; it stays open inside a `with` block of the lease.
 
         Backends are tried in the order of preference. One that fails is not tried again: the reason is kept in
         `fallbacks` and told in one warning.
@@ -109,12 +123,16 @@ class Dispatcher:
             BackendError: no backend can serve the bucket.
             MemoryBudgetError: the session alone needs more than the budget.
         """
-        slot, session = self._acquire(bucket, form)
-        try:
-            yield session
-        finally:
-            with self._lock:
-                slot.users -= 1
+        reasons = []
+        for backend, key in self._candidates(bucket, form):
+            if (failure := self._failed.get(key)) is None:
+                try:
+                    return self._enter(key, functools.partial(self._open, bucket, form, backend))
+                except (BackendError, MissingExtraError) as error:
+                    failure = str(error) + (f" ({error.hint})" if error.hint else "")
+                    self._note_failure(key, Fallback(bucket.name, backend, failure))
+            reasons.append(f"{backend}: {failure}")
+        raise BackendError(f"no backend can serve {bucket.name}: {'; '.join(reasons)}")
 
     def open_sessions(self) -> list[Session]:
         """The sessions that are open now."""
@@ -130,18 +148,6 @@ class Dispatcher:
         for session in sessions:
             session.close()
 
-    def _acquire(self, bucket: BucketRecord, form: Form) -> tuple[_Slot, Session]:
-        reasons = []
-        for backend, key in self._candidates(bucket, form):
-            if (failure := self._failed.get(key)) is None:
-                try:
-                    return self._enter(key, functools.partial(self._open, bucket, form, backend))
-                except (BackendError, MissingExtraError) as error:
-                    failure = str(error) + (f" ({error.hint})" if error.hint else "")
-                    self._note_failure(key, Fallback(bucket.name, backend, failure))
-            reasons.append(f"{backend}: {failure}")
-        raise BackendError(f"no backend can serve {bucket.name}: {'; '.join(reasons)}")
-
     def _candidates(self, bucket: BucketRecord, form: Form) -> list[tuple[BackendName, Hashable]]:
         """Backends in the order of preference, with the key of the session that serves `bucket` on each."""
         known = self._keys.get((bucket.name, form))
@@ -151,7 +157,7 @@ class Dispatcher:
             self._keys[bucket.name, form] = known
         return known
 
-    def _enter(self, key: Hashable, opener: Callable[[], Session]) -> tuple[_Slot, Session]:
+    def _enter(self, key: Hashable, opener: Callable[[], Session]) -> Lease:
         """Count a user in and give the slot's session, opened by the first who comes."""
         with self._lock:
             self._check_open()
@@ -161,13 +167,13 @@ class Dispatcher:
             slot.last_use = self._clock
             session = slot.session
         if session is not None:
-            return slot, session
+            return Lease(slot, session, self._lock)
         try:
             with slot.lock:
                 if slot.session is None:
                     self._admit(key, slot, opener())
                 assert slot.session is not None  # noqa: S101 (`_admit` has set it)
-                return slot, slot.session
+                return Lease(slot, slot.session, self._lock)
         except BaseException:
             with self._lock:
                 slot.users -= 1

@@ -142,6 +142,8 @@ class Runtime:
     def explain(self, length: int, *, batch: int = 1) -> Explanation:
         """Where `batch` rows of `length` tokens would run, and why. Opens the session to know its backend.
 
+        A long input is taken to be framed by the bundle's special tokens, as `run_text` gives it.
+
         Raises:
             InputError: a length below 1.
             TooLongError, MemoryBudgetError, BackendError: as `run` would.
@@ -231,6 +233,8 @@ class Runtime:
         return None, [row], note
 
     def _run_jobs(self, jobs: Sequence[Job]) -> list[_Answer]:
+        if len(jobs) == 1:
+            return self._run_batch(jobs)
         answers: dict[int, _Answer] = {}
         for batch in form_batches(jobs, may_pad=self._manifest.padding_invariant and self._layout.mask is not None):
             for index, answer in zip(batch, self._run_batch([jobs[index] for index in batch]), strict=True):
@@ -240,8 +244,9 @@ class Runtime:
     def _run_batch(self, jobs: Sequence[Job]) -> list[_Answer]:
         """Run jobs of one bucket together, padded to the longest."""
         bucket, rows = jobs[0].bucket, [job.row for job in jobs]
-        longest = max(row.length for row in rows)
-        padded = any(row.length < longest for row in rows)
+        lengths = [row.length for row in rows]
+        longest = max(lengths)
+        padded = min(lengths) < longest
         with self._dispatcher.session(bucket, "masked" if padded else self._alone) as session:
             feeds = self._layout.stack(rows, session.inputs)
             started = time.perf_counter()
@@ -249,7 +254,7 @@ class Runtime:
             seconds = time.perf_counter() - started
             backend = session.backend
         self._layout.check_outputs(outputs, len(rows), longest)
-        self._count(bucket.name, rows, longest, seconds)
+        self._count(bucket.name, lengths, longest, seconds)
         return [
             _Answer(
                 self._layout.unstack(outputs, index, job.row.length),
@@ -275,12 +280,12 @@ class Runtime:
         outputs = [answer.outputs for answer in answers]
         return Result(self._layout.join(outputs) if batched else outputs[0], dispatch)
 
-    def _count(self, bucket: str, rows: Sequence[Row], longest: int, seconds: float) -> None:
-        tokens = sum(row.length for row in rows)
+    def _count(self, bucket: str, lengths: Sequence[int], longest: int, seconds: float) -> None:
+        tokens = sum(lengths)
         with self._stats_lock:
             stats = self._stats[bucket]
             stats.runs += 1
-            stats.rows += len(rows)
+            stats.rows += len(lengths)
             stats.tokens += tokens
-            stats.padding += longest * len(rows) - tokens
+            stats.padding += longest * len(lengths) - tokens
             stats.seconds += seconds
