@@ -7,6 +7,7 @@ from pathlib import Path
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Group
+from rich.markup import escape
 from rich.table import Table
 
 from ctx_export.doctor import Diagnosis, Part
@@ -101,10 +102,11 @@ def invariance_lines(report: ParityReport) -> Iterable[str]:
 
 
 def doctor_table(diagnosis: Diagnosis) -> Group:
-    """Packages, builders and backends, with what to do about what is missing."""
+    """Packages, builders and backends; then how to get what is missing, a line each."""
     table = plain_table()
-    for heading in ("part", "name", "here", "detail", "to get it"):
-        table.add_column(heading)
+    for heading in ("part", "name", "here"):
+        table.add_column(heading, no_wrap=True)
+    table.add_column("detail", overflow="fold")
     sections: tuple[tuple[str, tuple[Part, ...]], ...] = (
         ("package", diagnosis.packages),
         ("builds", diagnosis.builders),
@@ -112,11 +114,13 @@ def doctor_table(diagnosis: Diagnosis) -> Group:
     )
     for section, parts in sections:
         for part in parts:
-            table.add_row(
-                section, part.name, _YES if part.available else _NO, part.detail, (part.hint or "").replace("[", r"\[")
-            )
+            table.add_row(section, part.name, _YES if part.available else _NO, part.detail)
         table.add_section()
-    return Group(diagnosis.system, f"GPUs: {', '.join(diagnosis.devices) or 'none'}", table)
+    hints: dict[str, list[str]] = {}
+    for part in (part for _, parts in sections for part in parts if part.hint):
+        hints.setdefault(escape(part.hint or ""), []).append(part.name)
+    lines = [f"{hint}  for {', '.join(dict.fromkeys(names))}" for hint, names in hints.items()]
+    return Group(diagnosis.system, f"GPUs: {', '.join(diagnosis.devices) or 'none'}", table, "", *lines)
 
 
 def plain_table(title: str | None = None) -> Table:
