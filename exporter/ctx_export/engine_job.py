@@ -23,6 +23,7 @@ def add_engines(
     targets: Sequence[str],
     *,
     layout: str = "auto",
+    strip: bool = False,
     memory_limit: int | str | None = None,
     cache_dir: Path | None = None,
     on_progress: Progress | None = None,
@@ -35,6 +36,7 @@ def add_engines(
         path: the bundle's folder.
         targets: `rtx:sm86,sm89`, `trt:current`, …: each makes engines of its own.
         layout: `auto`, `shared` or `per-bucket`.
+        strip: leave the weights out, on the device that will run the engine; see `build_engines`.
         memory_limit: resident memory that a build may take, in bytes or as `4 GiB`; Linux only.
         cache_dir: where finished engines are kept; by default the user's cache folder.
         on_progress: told `("engines", done, total)`, in optimization profiles.
@@ -53,6 +55,7 @@ def add_engines(
             bundle,
             targets=targets,
             layout=chosen,
+            strip=strip,
             out_dir=writer.root,
             cache=cache,
             memory_limit_bytes=limit_bytes,

@@ -69,6 +69,7 @@ class EngineRequest(_Message):
         graph: an ONNX file of the bundle; its weights lie beside it.
         inputs: the dtype of every input by name; the network must agree.
         profiles: in the order of their indices.
+        stripped: without weights, which the runtime puts in from the bundle.
     """
 
     target: EngineTarget
@@ -77,6 +78,7 @@ class EngineRequest(_Message):
     graph: Path
     inputs: dict[str, DType]
     profiles: tuple[ProfileShapes, ...]
+    stripped: bool = False
 
     @property
     def subject(self) -> str:

@@ -41,6 +41,7 @@ def build_engine(request: EngineRequest, output: Path, on_profile: Callable[[int
     network, _parser = parse_network(trt, builder, log, request)
     config = builder.create_builder_config()
     library.configure(trt, config, request.target)
+    _set_flags(trt.BuilderFlag, config, request)
     add_profiles(trt, builder, config, network, request)
     config.progress_monitor = _monitor(trt, on_profile)
     with output.open("xb") as file:
@@ -60,6 +61,15 @@ def build_engine(request: EngineRequest, output: Path, on_profile: Callable[[int
         seconds=time.perf_counter() - started,
         peak_host_bytes=_peak_resident_bytes(),
     )
+
+
+def _set_flags(flags: Native, config: Native, request: EngineRequest) -> None:
+    """Precision is the graph's affair, but for TF32: its products of 10 bits would not hold float32's tolerance."""
+    if request.precision == "fp32":
+        config.clear_flag(flags.TF32)
+    if request.stripped:
+        config.set_flag(flags.STRIP_PLAN)
+        config.set_flag(flags.REFIT_IDENTICAL)
 
 
 def _first_line(log: BuildLog, otherwise: str) -> str:

@@ -26,7 +26,7 @@ from ctx_export.engines.worker import build_in_child
 from ctx_runtime.backends.cuda import compute_capability
 from ctx_runtime.backends.tensorrt_library import load_library
 from ctx_runtime.bundle import Bundle
-from ctx_runtime.errors import EngineError
+from ctx_runtime.errors import BackendError, EngineError, MissingExtraError
 from ctx_runtime.manifest import BucketRecord, EngineRecord, Manifest
 
 _ENGINE = "all.engine"
@@ -45,6 +45,7 @@ def build_engines(
     *,
     targets: Sequence[str],
     layout: Layout = "auto",
+    strip: bool = False,
     out_dir: Path,
     cache: BuildCache,
     memory_limit_bytes: int | None = None,
@@ -56,6 +57,8 @@ def build_engines(
         bundle: an opened bundle; it stays as it is.
         targets: `rtx:sm86,sm89`, `trt:current`, …: each makes engines of its own.
         layout: `auto` is `shared`: one engine a network, one optimization profile a bucket.
+        strip: leave the weights out; the runtime puts them in from `weights.bin`. Needs a CUDA driver here. The
+            library takes exactly these weights for granted (kREFIT_IDENTICAL): with others the answers are undefined.
         out_dir: the engines and their reports go to `engines/…` in this folder.
         cache: where finished engines are kept.
         memory_limit_bytes: resident memory that a build may take; Linux only.
@@ -65,7 +68,9 @@ def build_engines(
         EngineError: a target that is none, or can't hold a precision; TensorRT refuses a graph; a build died.
         MissingExtraError: the library of a target is not installed.
     """
-    plans = [plan for text in targets for plan in _plan(bundle, parse_target(text), layout)]
+    if strip:
+        _require_driver()
+    plans = [plan for text in targets for plan in _plan(bundle, parse_target(text), layout, strip)]
     total, done, built = sum(len(plan.request.profiles) for plan in plans), 0, []
     for plan in plans:
 
@@ -80,7 +85,17 @@ def build_engines(
     return built
 
 
-def _plan(bundle: Bundle, target: EngineTarget, layout: Layout) -> Iterator[_Plan]:
+def _require_driver() -> None:
+    try:
+        compute_capability()
+    except (BackendError, MissingExtraError) as error:
+        raise EngineError(
+            f"a weight-stripped engine can't be built here: TensorRT needs a CUDA driver for it ({error})",
+            hint="build it on the device, or leave out --strip",
+        ) from error
+
+
+def _plan(bundle: Bundle, target: EngineTarget, layout: Layout, strip: bool) -> Iterator[_Plan]:
     """The engines of one target, checked as far as it goes without the library."""
     manifest = bundle.manifest
     groups = _groups(manifest.buckets, layout)
@@ -97,6 +112,7 @@ def _plan(bundle: Bundle, target: EngineTarget, layout: Layout) -> Iterator[_Pla
             graph=bundle.path(largest.graph).absolute(),
             inputs={spec.name: spec.dtype for spec in manifest.inputs},
             profiles=profiles,
+            stripped=strip,
         )
         yield _Plan(request, f"engines/{target.folder}/{name}.engine")
 
@@ -140,6 +156,7 @@ def _build(
         library_version=report.library_version,
         network=request.network,
         optimization_profiles={profile.bucket: profile.index for profile in request.profiles},
+        stripped=request.stripped,
     )
     return BuiltEngine(record, request.profiles, BuildOutcome(**report.model_dump(exclude={"profiles"})), cached)
 

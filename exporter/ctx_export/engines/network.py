@@ -1,16 +1,19 @@
 """A graph of a bundle -> a TensorRT network, strictly: what the parser would let pass is an error here.
 
 The graph is the one that ONNX Runtime runs. TensorRT's parser reads its `com.microsoft.MultiHeadAttention` as a native
-attention layer that may be decomposed. The one step taken, in memory, is for attention that stayed standard: it gets
-the attribute `TRT_decomposable`, without which float32 has no kernel, and which onnx.checker and ONNX Runtime refuse.
+attention layer that may be decomposed. The one step is taken in memory: attention that stayed standard gets the
+attribute `TRT_decomposable`, without which float32 has no kernel, and which onnx.checker and ONNX Runtime refuse; and a
+weight that shares its bytes with a longer one gets its own.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from types import ModuleType
 
 import onnx
+from onnx.external_data_helper import ExternalDataInfo, load_external_data_for_tensor, uses_external_data
 
 from ctx_export.engines import EngineRequest
 from ctx_runtime.backends.tensorrt_library import Native
@@ -53,11 +56,29 @@ def graph_for_tensorrt(graph: Path) -> bytes:
     for name, element in elements.items():
         if element == onnx.TensorProto.DOUBLE:
             raise EngineError(f"{graph.name}: {name!r} is float64, which TensorRT would compute in float32")
+    _embed_beginnings(model.graph.initializer, graph.parent)
     for node in model.graph.node:
         if node.op_type == "Attention" and node.domain == "":
             node.attribute.append(onnx.helper.make_attribute("TRT_decomposable", 1))
     serialized: bytes = model.SerializeToString()
     return serialized
+
+
+def _embed_beginnings(tensors: Iterable[onnx.TensorProto], folder: Path) -> None:
+    """Copy in every weight that is the beginning of a longer one in the file: TensorRT knows weights by address."""
+    places = [
+        (tensor, place.offset, place.length)
+        for tensor in tensors
+        if uses_external_data(tensor) and (place := ExternalDataInfo(tensor)).length is not None
+    ]
+    longest: dict[int | None, int] = {}
+    for _, offset, length in places:
+        longest[offset] = max(length or 0, longest.get(offset, 0))
+    for tensor, offset, length in places:
+        if (length or 0) < longest[offset]:
+            load_external_data_for_tensor(tensor, str(folder))
+            tensor.data_location = onnx.TensorProto.DEFAULT
+            del tensor.external_data[:]
 
 
 def parse_network(trt: ModuleType, builder: Native, log: BuildLog, request: EngineRequest) -> tuple[Native, Native]:

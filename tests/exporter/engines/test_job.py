@@ -1,3 +1,5 @@
+import shutil
+
 import pytest
 
 from ctx_export.cache import BuildCache
@@ -95,6 +97,11 @@ def test_buckets_of_another_precision_get_another_engine(tmp_path, cache):
         ({"targets": ["rtx:sm90"]}, "'rtx:sm90' is not a target"),
         ({"targets": ["rtx:sm121"], "memory_limit": "64 MiB"}, "needs more than the 64 MiB"),
         ({"targets": ["rtx:sm121"], "memory_limit": "much"}, "memory limit: expected bytes"),
+        pytest.param(
+            {"targets": ["rtx:sm121"], "strip": True},
+            "needs a CUDA driver",
+            marks=pytest.mark.skipif(shutil.which("nvidia-smi") is not None, reason="this machine has a driver"),
+        ),
         ({"targets": ["rtx:sm121"], "layout": "one"}, "'one' is not a layout"),
     ],
 )

@@ -1,11 +1,14 @@
+import numpy as np
 import onnx
+import onnx_ir as ir
 import psutil
 import pytest
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from ctx_export.engines import Bounds
 from ctx_export.engines.inspecting import read_header
 from ctx_export.engines.worker import build_in_child
+from ctx_export.weights import WeightStore
 from ctx_runtime.errors import EngineError
 from tests.fixtures.engines import request_for, write_graph
 
@@ -89,6 +92,28 @@ def test_cancelling_leaves_nothing(tmp_path):
 def test_a_memory_limit_ends_the_build(tmp_path):
     request = request_for(write_graph(tmp_path / "g.onnx", [RELU]), {"x": BOUNDS})
     assert "needs more than the 64 MiB" in refused(request, tmp_path, memory_limit_bytes=64 << 20)
+
+
+def test_weights_that_share_their_bytes_build(tmp_path):
+    """Biases of zeros are stored once, the shorter ones as the beginning of the longest."""
+    constants = {"w": np.eye(512, 1024), "one": np.ones(512), "short": np.zeros(512), "long": np.zeros(1024)}
+    nodes = [
+        helper.make_node("LayerNormalization", ["x", "one", "short"], ["n"]),
+        helper.make_node("MatMul", ["n", "w"], ["m"]),
+        helper.make_node("Add", ["m", "long"], ["y"]),
+    ]
+    values = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", size])
+        for name, size in (("x", 512), ("y", 1024))
+    ]
+    tensors = [numpy_helper.from_array(array.astype(np.float32), name) for name, array in constants.items()]
+    graph = helper.make_graph(nodes, "g", values[:1], values[1:], tensors)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    with WeightStore(tmp_path / "weights.bin") as store:
+        store.save_graph(ir.from_proto(model), tmp_path / "g.onnx")
+    bounds = Bounds(min=(1, 512), opt=(1, 512), max=(4, 512))
+    outcome = build_in_child(request_for(tmp_path / "g.onnx", {"x": bounds}), tmp_path / "all.engine")
+    assert outcome.layers["NORMALIZATION"] == 1
 
 
 def test_quantised_activations_build(tmp_path):

@@ -194,6 +194,14 @@ def test_classic_engines_have_no_kernel_cache_and_no_validity_check(library, mak
     assert not (tmp_path / "cache").exists()
 
 
+def test_a_stripped_engine_gets_the_weights_of_its_graph(library, make_bundle):
+    bundle = make_bundle(stripped=True)
+    session = open_engine(bundle, bundle.manifest.buckets[0], "tensorrt-rtx")
+    assert library.refitted_from == str(bundle.path("graphs/ctx-48.onnx"))
+    check(session, feeds(1, 3), "ctx-16")
+    session.close()
+
+
 @pytest.mark.parametrize(
     ("fields", "capability", "version", "reason"),
     [

@@ -144,7 +144,18 @@ class TrtSession:
                     raise BackendError(f"the library finds the engine invalid: {self._diagnosis(diagnostics)}")
             engine = runtime.deserialize_cuda_engine(data)
         self._require(engine is not None, f"can't load {self._record.file}")
+        if self._record.stripped:
+            self._refit(engine, bundle)
         return engine
+
+    def _refit(self, engine: Native, bundle: Bundle) -> None:
+        """Put the weights of the graph that the engine was built from into it."""
+        served = [bucket for bucket in bundle.manifest.buckets if bucket.name in self._record.optimization_profiles]
+        graph = bundle.path(served[-1].graph)
+        refitter = self._trt.Refitter(engine, self._log.logger)
+        parser = self._trt.OnnxParserRefitter(refitter, self._log.logger)
+        done = parser.refit_from_file(str(graph)) and refitter.refit_cuda_engine()
+        self._require(done, f"the weights of {graph.name} can't be put into {self._record.file}")
 
     def _diagnosis(self, bits: int) -> str:
         members = self._trt.EngineInvalidityDiagnostics.__members__.items()
