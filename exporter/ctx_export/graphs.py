@@ -22,6 +22,7 @@ from onnx_ir.passes.common import (
     RemoveUnusedNodesPass,
 )
 
+from ctx_export.constants import compute_constants
 from ctx_runtime.errors import ExportError
 from ctx_runtime.manifest import InputSpec, OutputSpec, TensorSpec, Tolerance
 from ctx_runtime.parity import compare
@@ -95,6 +96,7 @@ def export_graph(source: Exportable, *, max_length: int) -> ir.Model:
     ClearMetadataAndDocStringPass()(model)
     CommonSubexpressionEliminationPass()(model)
     RemoveUnusedNodesPass()(model)
+    compute_constants(model)
     _prove_dynamic(model, source, max_length)
     return model
 

@@ -15,7 +15,7 @@ import numpy as np
 import onnx_ir as ir
 import torch
 
-from ctx_export import activation, graphs, intervals, lowering, parity, precision, specialising
+from ctx_export import activation, constants, graphs, intervals, lowering, parity, precision, specialising
 from ctx_export.bundle_writer import BundleWriter
 from ctx_export.cache import BuildCache, code_digest, default_cache_dir, digest
 from ctx_export.engines.job import build_engines
@@ -24,7 +24,8 @@ from ctx_export.parity import GOLDEN, BucketProof, merge
 from ctx_export.precision import TOLERANCES
 from ctx_export.profiles import load_profile
 from ctx_export.reports import BuildReport, Progress, Stages, write_report
-from ctx_export.sources import Source, load_source
+from ctx_export.sources import Source, huggingface, load_source, modules, pooling
+from ctx_export.sources import source as source_module
 from ctx_export.weights import WeightStore
 from ctx_runtime import __version__
 from ctx_runtime.backends.onnxruntime import OrtSession
@@ -267,7 +268,8 @@ def _record(plan: BucketPlan, forms: Mapping[Form, ir.Model]) -> BucketRecord:
 
 def _export_key(source: Source, longest: int) -> str:
     specs = [spec.model_dump() for spec in (*source.inputs, *source.outputs)]
-    return digest(source.record.sha256, source.task, specs, longest, _toolchain(), code_digest(graphs))
+    code = code_digest(graphs, constants, source_module, huggingface, modules, pooling)
+    return digest(source.record.sha256, source.task, specs, longest, _toolchain(), code)
 
 
 def _prove_bucket(shop: Workshop, record: BucketRecord) -> BucketProof:
