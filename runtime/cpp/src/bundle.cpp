@@ -77,12 +77,16 @@ Status check_hashes(const Path& root, const Manifest& manifest) {
   return Unit{};
 }
 
+enum class MaskUse { allowed, refused, required };
+
 // What the manifest says of a graph; only the weight file beside it is in reach of its external data.
-GraphContract contract_of(const Manifest& manifest, const std::string& graph, bool unmasked) {
+GraphContract contract_of(const Manifest& manifest, const std::string& graph, MaskUse use) {
   GraphContract contract;
   for (const auto& spec : manifest.inputs) {
-    if (!unmasked || spec.role != Role::mask) contract.inputs.push_back(spec);
+    if (use != MaskUse::refused || spec.role != Role::mask) contract.inputs.push_back(spec);
   }
+  const auto* mask = manifest.find_role(Role::mask);
+  if (mask != nullptr && use == MaskUse::required) contract.required = mask->name;
   contract.outputs.assign(manifest.outputs.begin(), manifest.outputs.end());
   if (!manifest.weights || Path(*manifest.weights).parent_path() != Path(graph).parent_path()) return contract;
   contract.weights = Path(*manifest.weights).filename().string();
@@ -94,16 +98,16 @@ GraphContract contract_of(const Manifest& manifest, const std::string& graph, bo
 
 // Scans each graph once, and holds the weight ranges of all of them against each other.
 Status check_graphs(Bundle& bundle) {
-  std::set<std::pair<std::string, bool>> forms;
+  std::set<std::pair<std::string, MaskUse>> forms;
   for (const auto& bucket : bundle.manifest.buckets) {
-    forms.emplace(bucket.graph, false);
-    if (bucket.unmasked_graph) forms.emplace(*bucket.unmasked_graph, true);
+    forms.emplace(bucket.graph, bucket.unmasked_graph ? MaskUse::required : MaskUse::allowed);
+    if (bucket.unmasked_graph) forms.emplace(*bucket.unmasked_graph, MaskUse::refused);
   }
   std::vector<StoredTensor> all;
-  for (const auto& [graph, unmasked] : forms) {
+  for (const auto& [graph, use] : forms) {
     const auto data = read_file(bundle.path(graph), kMaxGraphBytes + 1);
     if (!data) return bundle_error("file-missing", data.error().message);
-    CTXRT_ASSIGN(auto stored, scan_graph(graph, *data, contract_of(bundle.manifest, graph, unmasked)));
+    CTXRT_ASSIGN(auto stored, scan_graph(graph, *data, contract_of(bundle.manifest, graph, use)));
     all.insert(all.end(), stored.begin(), stored.end());
     bundle.stored[graph] = std::move(stored);
   }

@@ -154,7 +154,8 @@ ctxrt_status ctxrt_open(const char* path, const ctxrt_options* options, ctxrt_ru
     CTXRT_CHECK(check_pointers(path, runtime));
     CTXRT_ASSIGN(const auto chosen, options_of(options));
     CTXRT_ASSIGN(auto opened, core::Runtime::open(path, chosen));
-    *runtime = new ctxrt_runtime{std::move(opened), {chosen.backends, core::ShareWeights::off, std::nullopt}};
+    core::DispatcherOptions verifying{chosen.backends, opened->bundle().manifest.share_weights, std::nullopt};
+    *runtime = new ctxrt_runtime{std::move(opened), std::move(verifying)};
     return Unit{};
   });
 }

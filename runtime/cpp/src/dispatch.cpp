@@ -147,7 +147,11 @@ Status Dispatcher::make_room(const Session& newcomer, const Slot* own) {
 
 void Dispatcher::note_failure(const std::string& key, Fallback fallback) {
   const std::lock_guard lock(mutex_);
-  if (failed_.emplace(key, fallback.reason).second) fallbacks_.push_back(std::move(fallback));
+  failed_[key] = fallback.reason;
+  const bool told = std::any_of(fallbacks_.begin(), fallbacks_.end(), [&](const Fallback& other) {
+    return other.backend == fallback.backend && other.reason == fallback.reason;
+  });
+  if (!told) fallbacks_.push_back(std::move(fallback));
 }
 
 }  // namespace ctxrt::core

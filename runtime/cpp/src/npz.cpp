@@ -14,7 +14,6 @@ namespace {
 
 constexpr std::string_view kMagic("\x93NUMPY\x01\x00", 8);
 constexpr std::size_t kPreamble = 10;  // magic, version and the length of the header
-constexpr std::size_t kMaxHeader = 4096;
 constexpr std::string_view kExtension = ".npy";
 
 struct TypeCode {
@@ -105,13 +104,11 @@ std::optional<std::size_t> bytes_of(const NpyHeader& header) {
 }
 
 // The header of an entry, if the entry has exactly the bytes of its shape.
-std::optional<NpyHeader> header_of(Bytes archive, const ZipEntry& entry) {
-  const auto start = read_zip(archive, entry, kMaxHeader);
-  if (!start) return std::nullopt;
-  auto header = parse_npy_header(*start);
+std::optional<NpyHeader> header_of(Bytes file) {
+  auto header = parse_npy_header(file);
   if (!header) return std::nullopt;
   const auto bytes = bytes_of(*header);
-  if (!bytes || entry.bytes != header->data + *bytes) return std::nullopt;
+  if (!bytes || file.size() != header->data + *bytes) return std::nullopt;
   return header;
 }
 
@@ -133,7 +130,8 @@ Status check_golden_entries(Bytes archive) {
   CTXRT_ASSIGN(const auto entries, list_arrays(archive, kMaxGoldenBytes));
   for (const auto& entry : entries) {
     if (entry.name.size() > 300 || !std::regex_match(entry.name, name)) return input_error("an entry has no name of an array");
-    const auto header = header_of(archive, entry);
+    CTXRT_ASSIGN(const auto file, read_zip(archive, entry));
+    const auto header = header_of(file);
     if (!header || header->dtype == DType::float64) {
       return input_error(text("the entry ", entry.name, " is not an array of the kind that a bundle has"));
     }
@@ -176,9 +174,9 @@ Result<Tensors> read_npz(const Path& path, std::size_t max_bytes) {
   if (!entries) return input_error(text(path.string(), " is not an .npz of plain arrays: ", entries.error().message));
   Tensors arrays;
   for (const auto& entry : *entries) {
-    const auto header = header_of(file->bytes(), entry);
-    const auto bytes = read_zip(file->bytes(), entry, entry.bytes);
-    if (!header || !bytes) return input_error(text(path.string(), ": the entry ", entry.name, " is not a plain array"));
+    const auto bytes = read_zip(file->bytes(), entry);
+    const auto header = bytes ? header_of(*bytes) : std::nullopt;
+    if (!header) return input_error(text(path.string(), ": the entry ", entry.name, " is not a plain array"));
     arrays.emplace(entry.name.substr(0, entry.name.size() - kExtension.size()),
                    make_tensor(header->dtype, header->shape, [&](std::byte* out) {
                      std::copy(bytes->begin() + static_cast<std::ptrdiff_t>(header->data), bytes->end(), out);

@@ -27,7 +27,7 @@ Result<Tensors> read_npz(const Path& path, std::size_t max_bytes);
 // Writes `arrays`, stored.
 Status write_npz(const Path& path, const Tensors& arrays);
 
-// Checks golden vectors without unpacking more than the header of each array: `golden-syntax`.
+// Checks golden vectors so that all of them can be read: `golden-syntax`.
 Status check_golden(const Path& path);
 
 }  // namespace ctxrt::core

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <limits>
 #include <set>
 #include <string_view>
 #include <unordered_set>
@@ -30,6 +31,15 @@ const std::unordered_set<std::string_view>& contrib_operators() {
       "GroupQueryAttention", "MatMulIntegerToFloat", "MatMulNBits",  "MultiHeadAttention",
       "QAttention",          "QuickGelu",        "QuantizeLinear",   "RotaryEmbedding",
       "SimplifiedLayerNormalization", "SkipLayerNormalization", "SkipSimplifiedLayerNormalization"};
+  return operators;
+}
+
+// Operators that may leave an input out, by an empty name; ONNX Runtime ends the process at some others that do.
+const std::unordered_set<std::string_view>& may_leave_input_out() {
+  static const std::unordered_set<std::string_view> operators{
+      "Attention", "Clip", "DequantizeLinear", "GatherBlockQuantized", "GroupQueryAttention", "Loop",
+      "MatMulNBits", "MultiHeadAttention", "Pad", "QAttention", "QuantizeLinear", "Resize",
+      "RotaryEmbedding", "SkipLayerNormalization", "SkipSimplifiedLayerNormalization", "Slice"};
   return operators;
 }
 
@@ -89,6 +99,11 @@ class Scan {
     }
     CTXRT_CHECK(check_values("input", model.graph->input, contract_.inputs));
     CTXRT_CHECK(check_values("output", model.graph->output, contract_.outputs));
+    const auto& inputs = model.graph->input;
+    const auto is_required = [&](const onnx::ValueInfo& value) { return value.name == contract_.required; };
+    if (contract_.required && std::none_of(inputs.begin(), inputs.end(), is_required)) {
+      return bundle_error("graph-inputs", text(path_, " does not take the mask '", *contract_.required, "'"));
+    }
     if (model.graph->output.size() != contract_.outputs.size()) {
       return bundle_error("graph-inputs", path_ + " lacks an output of the manifest");
     }
@@ -144,6 +159,9 @@ class Scan {
       return syntax(text("uses the operator ", node.op_type, " of '", domain, "', which is not supported"));
     }
     for (const auto& name : node.input) {
+      if (name.empty() && !may_leave_input_out().contains(node.op_type)) {
+        return syntax(text("has ", node.op_type, " '", node.name, "', which leaves an input out"));
+      }
       if (!name.empty() && scope.find(name) == nullptr) {
         return syntax(text("has ", node.op_type, " '", node.name, "' before its input"));
       }
@@ -170,6 +188,11 @@ class Scan {
   }
 
   Status check_attribute(const onnx::Attribute& attribute, const Scope& scope, int depth) {
+    // ONNX Runtime ends the process on some integers beyond 32 bits, and on some negative counts.
+    const std::int64_t lowest = attribute.name == "batch_dims" ? 0 : std::numeric_limits<std::int32_t>::min();
+    if (attribute.i < lowest || attribute.i > std::numeric_limits<std::int32_t>::max()) {
+      return syntax(text("has the attribute '", attribute.name, "' of ", attribute.i));
+    }
     if (attribute.t) CTXRT_CHECK(check_tensor(*attribute.t, false));
     for (const auto& tensor : attribute.tensors) CTXRT_CHECK(check_tensor(tensor, false));
     if (attribute.g) CTXRT_CHECK(check_inner_graph(*attribute.g, scope, depth));

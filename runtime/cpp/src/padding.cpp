@@ -112,6 +112,17 @@ Result<std::vector<Tensor>> checked_arrays(const Tensors& given, const Manifest&
   return arrays;
 }
 
+Status check_tokens(const std::vector<Tensor>& arrays, const Manifest& manifest) {
+  for (std::size_t i = 0; i < arrays.size(); ++i) {
+    if (manifest.inputs[i].role != Role::tokens) continue;
+    const auto ids = to_doubles(arrays[i]);
+    if (std::any_of(ids.begin(), ids.end(), [](double id) { return id < 0; })) {
+      return input_error(text("input '", manifest.inputs[i].name, "' has a negative token id"));
+    }
+  }
+  return Unit{};
+}
+
 Tensor mask_of(std::span<const Row* const> rows, DType dtype, std::int64_t longest) {
   std::vector<double> ones;
   ones.reserve(rows.size() * longest);
@@ -140,6 +151,7 @@ Result<Rows> read_rows(const Tensors& given, const Manifest& manifest) {
   CTXRT_ASSIGN(auto arrays, checked_arrays(given, manifest, sizes, result.batched));
   const std::int64_t batch = sizes.batch.value_or(0), longest = sizes.length.value_or(0);
   if (batch == 0 || longest == 0) return input_error("the input is empty", "give at least one row of at least one token");
+  CTXRT_CHECK(check_tokens(arrays, manifest));
   std::vector<std::int64_t> lengths(batch, longest);
   for (std::size_t i = 0; i < arrays.size(); ++i) {
     const auto& spec = manifest.inputs[i];

@@ -158,6 +158,7 @@ Status Runtime::run_batch(const std::vector<Job>& jobs, std::span<const std::siz
   const auto started = std::chrono::steady_clock::now();
   CTXRT_ASSIGN(const auto outputs, session->run(feeds, bucket, cancel));
   const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - started).count();
+  CTXRT_CHECK(check_outputs(outputs, std::ssize(rows), longest));
   count(bucket.name, rows, longest, seconds);
   for (std::size_t i = 0; i < batch.size(); ++i) {
     const std::int64_t length = rows[i]->length;
@@ -167,14 +168,26 @@ Status Runtime::run_batch(const std::vector<Job>& jobs, std::span<const std::siz
   return Unit{};
 }
 
+// Holds the outputs of a run to the manifest's shapes.
+Status Runtime::check_outputs(const Tensors& outputs, std::int64_t batch, std::int64_t length) const {
+  for (const auto& spec : manifest().outputs) {
+    Shape expected = spec.shape;
+    std::replace(expected.begin(), expected.end(), kBatch, batch);
+    std::replace(expected.begin(), expected.end(), kLength, length);
+    const auto& found = outputs.find(spec.name)->second.shape;
+    if (found != expected) {
+      return backend_error(text("output '", spec.name, "' has shape ", describe(found), ", expected ", describe(expected)));
+    }
+  }
+  return Unit{};
+}
+
 // The outputs of one row of a batch, cropped to its length.
 Tensors Runtime::outputs_of_row(const Tensors& outputs, std::size_t index, std::int64_t length) const {
   Tensors row;
   for (const auto& spec : manifest().outputs) {
     Tensor array = row_of(outputs.find(spec.name)->second, index);
-    if (const auto axis = spec.length_axis()) {
-      array = slice(array, *axis - 1, 0, std::min(length, array.shape[*axis - 1]));
-    }
+    if (const auto axis = spec.length_axis()) array = slice(array, *axis - 1, 0, length);
     row.emplace(spec.name, std::move(array));
   }
   return row;

@@ -95,6 +95,7 @@ class Runtime {
   Result<std::vector<Answer>> run_jobs(const std::vector<Job>& jobs, CancelToken* cancel);
   Status run_batch(const std::vector<Job>& jobs, std::span<const std::size_t> batch, CancelToken* cancel,
                    std::vector<Answer>& answers);
+  Status check_outputs(const Tensors& outputs, std::int64_t batch, std::int64_t length) const;
   Tensors outputs_of_row(const Tensors& outputs, std::size_t index, std::int64_t length) const;
   Answer fused(const Row& row, const SegmentPlan& plan, std::span<Answer> answers) const;
   RunResult gathered(std::span<Answer> answers, bool batched) const;

@@ -93,9 +93,9 @@ Framing find_framing(const Tensor& tokens, const SpecialTokens& special_tokens) 
 SegmentPlan plan_segments(std::int64_t length, std::int64_t window, std::int64_t overlap, Framing framing) {
   const std::int64_t content = window - framing.prefix - framing.suffix;
   const std::int64_t total = length - framing.prefix - framing.suffix;
+  const std::int64_t step = content - overlap, gaps = (total - content + step - 1) / step;
   std::vector<std::int64_t> starts;
-  const std::int64_t gaps = (total - content + content - overlap - 1) / (content - overlap);
-  for (std::int64_t i = 0; i <= gaps; ++i) starts.push_back(i * (total - content) / gaps);
+  for (std::int64_t index = 0; index <= gaps; ++index) starts.push_back(index * (total - content) / gaps);
   SegmentPlan plan{{}, framing.prefix, framing.suffix};
   std::int64_t cut = 0;
   for (std::size_t i = 0; i < starts.size(); ++i) {

@@ -31,6 +31,10 @@ void append(std::vector<std::byte>& out, T number) {
 
 void append(std::vector<std::byte>& out, Bytes bytes) { out.insert(out.end(), bytes.begin(), bytes.end()); }
 
+std::uint32_t crc_of(Bytes bytes) {
+  return static_cast<std::uint32_t>(::crc32(0, reinterpret_cast<const Bytef*>(bytes.data()), static_cast<uInt>(bytes.size())));
+}
+
 std::optional<std::size_t> find_end(Bytes archive) {
   if (archive.size() < kEndBytes) return std::nullopt;
   const std::size_t last = archive.size() - kEndBytes;
@@ -41,16 +45,16 @@ std::optional<std::size_t> find_end(Bytes archive) {
   return std::nullopt;
 }
 
-Result<std::vector<std::byte>> inflate_part(Bytes packed, std::size_t wanted) {
-  std::vector<std::byte> out(wanted);
+Result<std::vector<std::byte>> inflate_all(Bytes packed, std::size_t bytes) {
+  std::vector<std::byte> out(bytes);
   z_stream stream{};
   if (inflateInit2(&stream, -MAX_WBITS) != Z_OK) return broken("zlib does not start");
   stream.next_in = reinterpret_cast<Bytef*>(const_cast<std::byte*>(packed.data()));
   stream.avail_in = static_cast<uInt>(packed.size());
   stream.next_out = reinterpret_cast<Bytef*>(out.data());
   stream.avail_out = static_cast<uInt>(out.size());
-  const int status = inflate(&stream, Z_SYNC_FLUSH);
-  const bool whole = stream.avail_out == 0 && (status == Z_OK || status == Z_STREAM_END || status == Z_BUF_ERROR);
+  const int status = inflate(&stream, Z_FINISH);
+  const bool whole = stream.avail_out == 0 && status == Z_STREAM_END;
   inflateEnd(&stream);
   if (!whole) return broken("an entry can't be inflated");
   return out;
@@ -96,7 +100,7 @@ Result<std::vector<ZipEntry>> list_zip(Bytes archive) {
   return entries;
 }
 
-Result<std::vector<std::byte>> read_zip(Bytes archive, const ZipEntry& entry, std::size_t limit) {
+Result<std::vector<std::byte>> read_zip(Bytes archive, const ZipEntry& entry) {
   const std::size_t start = entry.local_header;
   if (start > archive.size() || archive.size() - start < kLocalBytes) return broken("an entry is cut off");
   if (number_at<std::uint32_t>(archive, start) != kLocalHeader) return broken("an entry is broken");
@@ -104,16 +108,14 @@ Result<std::vector<std::byte>> read_zip(Bytes archive, const ZipEntry& entry, st
                            number_at<std::uint16_t>(archive, start + 28);
   if (data > archive.size() || archive.size() - data < entry.packed_bytes) return broken("an entry is cut off");
   const Bytes packed = archive.subspan(data, entry.packed_bytes);
-  const std::size_t wanted = std::min(limit, entry.bytes);
   if (!entry.deflated && packed.size() != entry.bytes) return broken("a stored entry has two sizes");
   std::vector<std::byte> out;
   if (entry.deflated) {
-    CTXRT_ASSIGN(out, inflate_part(packed, wanted));
+    CTXRT_ASSIGN(out, inflate_all(packed, entry.bytes));
   } else {
-    out.assign(packed.begin(), packed.begin() + static_cast<std::ptrdiff_t>(wanted));
+    out.assign(packed.begin(), packed.end());
   }
-  const auto crc = [&] { return ::crc32(0, reinterpret_cast<const Bytef*>(out.data()), static_cast<uInt>(out.size())); };
-  if (wanted == entry.bytes && crc() != entry.crc32) return broken("an entry is damaged");
+  if (crc_of(out) != entry.crc32) return broken("an entry is damaged");
   return out;
 }
 
@@ -121,9 +123,7 @@ std::vector<std::byte> make_zip(const std::vector<std::pair<std::string, std::ve
   std::vector<std::byte> out, directory;
   for (const auto& [name, bytes] : entries) {
     const Bytes letters = std::as_bytes(std::span(name));
-    ZipEntry entry{name, 0, bytes.size(), bytes.size(), false, out.size()};
-    entry.crc32 = static_cast<std::uint32_t>(
-        ::crc32(0, reinterpret_cast<const Bytef*>(bytes.data()), static_cast<uInt>(bytes.size())));
+    const ZipEntry entry{name, crc_of(bytes), bytes.size(), bytes.size(), false, out.size()};
     append(directory, kDirectoryHeader);
     append(directory, std::uint16_t{20});
     append_header(directory, entry);

@@ -22,8 +22,8 @@ struct ZipEntry {
 // The entries of an archive; the error is of the kind `input`.
 Result<std::vector<ZipEntry>> list_zip(Bytes archive);
 
-// The first `limit` bytes of an entry, or all of it, checked against its CRC.
-Result<std::vector<std::byte>> read_zip(Bytes archive, const ZipEntry& entry, std::size_t limit);
+// An entry, checked against its CRC.
+Result<std::vector<std::byte>> read_zip(Bytes archive, const ZipEntry& entry);
 
 // An archive of stored entries.
 std::vector<std::byte> make_zip(const std::vector<std::pair<std::string, std::vector<std::byte>>>& entries);

@@ -194,7 +194,7 @@ typedef struct ctxrt_parity_case {
 /* Runs the bundle's golden vectors on the backends that serve it here. */
 CTXRT_API ctxrt_status ctxrt_verify(ctxrt_runtime* runtime, ctxrt_report** report);
 CTXRT_API void ctxrt_report_free(ctxrt_report* report);
-/* 1 if every case is within its tolerance, and there is at least one. */
+/* 1 if every bucket was run, and every case is within its tolerance. */
 CTXRT_API int ctxrt_report_passed(const ctxrt_report* report);
 CTXRT_API size_t ctxrt_report_cases(const ctxrt_report* report);
 CTXRT_API ctxrt_status ctxrt_report_case(const ctxrt_report* report, size_t index, ctxrt_parity_case* parity_case);
