@@ -1,5 +1,6 @@
 """The wheel as a user gets it: its files, and a device with `[cpu]` only that runs a bundle."""
 
+import json
 import os
 import subprocess
 import sys
@@ -7,6 +8,7 @@ import venv
 from pathlib import Path
 from zipfile import ZipFile
 
+import numpy as np
 import pytest
 
 ROOT = Path(__file__).parents[1]
@@ -74,6 +76,18 @@ def test_the_device_has_none_of_the_build_side(device: Path) -> None:
     program = f"from importlib.util import find_spec; print([name for name in {BUILD_SIDE} if find_spec(name)])"
     printed = subprocess.run([device / "python", "-c", program], check=True, capture_output=True, text=True)
     assert printed.stdout == "[]\n"
+
+
+def test_the_device_runs_a_bundle_from_text_to_numbers(device: Path, tmp_path: Path) -> None:
+    from tests.fixtures.bundles import expected, write_tiny_bundle
+
+    bundle = write_tiny_bundle(tmp_path / "tiny", tokenizer=True)
+    command = [device / "ctx-runtime", "run", bundle, "--text", "w3 w4 w5", "--json"]
+    printed = subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, text=True)
+    answer = json.loads(printed.stdout)
+    assert answer["dispatch"][0]["backend"] == "onnxruntime-cpu"
+    for name, values in expected(np.array([[3, 4, 5]])).items():
+        np.testing.assert_allclose(answer["outputs"][name]["values"], values[0], atol=1e-6)
 
 
 def test_the_build_command_names_its_extra_on_the_device(device: Path) -> None:

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,17 +16,33 @@ FOLDERS = ("benchmarks", "docs", "runtime", "samples")
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.md"))])
 
 
-def blocks(document: str, language: str) -> list[str]:
-    """The fenced blocks of one language."""
+def blocks(document: str, *languages: str) -> list[tuple[str, str]]:
+    """The fenced blocks of some languages, each with its language."""
     text = (ROOT / document).read_text(encoding="utf-8")
-    return re.findall(rf"^```{language}\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL)
+    return re.findall(rf"^```({'|'.join(languages)})\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL)
 
 
-def commands(document: str) -> list[list[str]]:
-    """The commands of a document's console blocks that are ours, without their comments."""
-    lines = [line[2:] for block in blocks(document, "console") for line in block.splitlines() if line.startswith("$ ")]
-    split = [shlex.split(line, comments=True) for line in lines]
-    return [words for words in split if words[0] in {"ctx-export", "ctx-runtime"}]
+def commands(block: str) -> list[list[str]]:
+    """The commands of a console block that are ours and need no optional part, without their comments."""
+    lines = [shlex.split(line[2:], comments=True) for line in block.splitlines() if line.startswith("$ ")]
+    return [words for words in lines if words[0] in {"ctx-export", "ctx-runtime"} and "--target" not in words]
+
+
+def follow(document: str, folder: Path) -> list[str]:
+    """Do what a document says, in its order, in `folder`; what its programs print.
+
+    A program that starts with the name of a file, `# name.py`, is saved there.
+    """
+    printed = []
+    for language, block in blocks(document, "console", "python"):
+        if language == "console":
+            for words in commands(block):
+                run(words, folder)
+        elif name := re.match(r"# (\w+\.py)\n", block):
+            (folder / name[1]).write_text(block)
+        else:
+            printed.append(run([sys.executable, "-c", block], folder))
+    return printed
 
 
 def run(words: list[str], folder: Path) -> str:
@@ -36,19 +53,17 @@ def run(words: list[str], folder: Path) -> str:
 
 
 @pytest.fixture(scope="module")
-def workshop(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the model `minilm` that the README builds from, after all of its commands."""
+def workshop(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
+    """A folder with the model `minilm`, after all that the README says; and what its programs printed."""
     from tests.fixtures.minilm import write_sentence_encoder
 
     folder = tmp_path_factory.mktemp("readme")
     write_sentence_encoder(folder / "minilm")
-    for words in commands("README.md"):
-        run(words, folder)
-    return folder
+    return folder, follow("README.md", folder)
 
 
 def test_the_readme_shows_each_main_command() -> None:
-    shown = {tuple(words[:2]) for words in commands("README.md")}
+    shown = {tuple(words[:2]) for _, block in blocks("README.md", "console") for words in commands(block)}
     assert {
         ("ctx-export", "doctor"),
         ("ctx-export", "build"),
@@ -58,9 +73,10 @@ def test_the_readme_shows_each_main_command() -> None:
     } <= shown
 
 
-def test_the_commands_leave_exactly_the_bundle(workshop: Path) -> None:
-    bundle = workshop / "minilm.bundle"
-    assert {path.name for path in workshop.iterdir()} == {"minilm", "minilm.bundle"}
+def test_the_readme_leaves_exactly_the_bundle(workshop: tuple[Path, list[str]]) -> None:
+    folder, _ = workshop
+    bundle = folder / "minilm.bundle"
+    assert {path.name for path in folder.iterdir()} == {"minilm", "minilm.bundle"}
     assert {path.relative_to(bundle).as_posix() for path in bundle.rglob("*") if path.is_file()} == {
         "manifest.json",
         *(f"graphs/ctx-{length}{form}.onnx" for length in (32, 128, 512) for form in ("", ".unmasked")),
@@ -71,10 +87,17 @@ def test_the_commands_leave_exactly_the_bundle(workshop: Path) -> None:
     }
 
 
-def test_the_programs_run_and_print_what_they_say(workshop: Path) -> None:
-    printed = [run([sys.executable, "-c", block], workshop) for block in blocks("README.md", "python")]
-    assert printed[0].splitlines()[:2] == ["True", "(32,)"]
-    assert printed[0].splitlines()[2].startswith("ctx-32 ")
+def test_the_programs_of_the_readme_print_what_it_says(workshop: tuple[Path, list[str]]) -> None:
+    (printed,) = workshop[1]
+    assert printed.splitlines() == ["True", "(32,)", "ctx-32: 8 tokens fit 1..32"]
+
+
+def test_the_quickstart_does_what_it_says(workshop: tuple[Path, list[str]], tmp_path: Path) -> None:
+    shutil.copytree(workshop[0] / "minilm", tmp_path / "minilm")
+    built, ran = follow("docs/quickstart.md", tmp_path)
+    assert built == "True True\n"
+    ((_, said),) = blocks("docs/quickstart.md", "text")
+    assert ran == said
 
 
 @pytest.mark.parametrize(
@@ -85,8 +108,8 @@ def test_the_programs_run_and_print_what_they_say(workshop: Path) -> None:
         ("verify minilm.bundle --json", {"passed", "cases"}),
     ],
 )
-def test_json_carries_the_documented_keys(workshop: Path, command: str, keys: set[str]) -> None:
-    assert keys <= json.loads(run(["ctx-runtime", *shlex.split(command)], workshop)).keys()
+def test_json_carries_the_documented_keys(workshop: tuple[Path, list[str]], command: str, keys: set[str]) -> None:
+    assert keys <= json.loads(run(["ctx-runtime", *shlex.split(command)], workshop[0])).keys()
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
