@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable
 
 from ctx_export.engines import EngineTarget
+from ctx_runtime.backends.tensorrt_library import load_library
 from ctx_runtime.errors import EngineError
 from ctx_runtime.resource_profile import Precision
 
@@ -39,13 +40,17 @@ def parse_target(text: str) -> EngineTarget:
 
 
 def check_targets(targets: Iterable[str], precisions: Iterable[Precision]) -> None:
-    """Refuse, before anything is built, a target that is none or can't hold every precision.
+    """Refuse, before anything is built, a target that is none, can't hold every precision, or lacks its library.
 
     Raises:
         EngineError: see `parse_target` and `check_precision`.
+        MissingExtraError: the library of a target is not installed.
     """
-    for target, precision in itertools.product(map(parse_target, targets), precisions):
+    parsed = [parse_target(text) for text in targets]
+    for target, precision in itertools.product(parsed, precisions):
         check_precision(target, precision)
+    for target in parsed:
+        load_library(target.backend)
 
 
 def check_precision(target: EngineTarget, precision: Precision) -> None:

@@ -6,6 +6,7 @@ stderr, of which the last line is kept for the error.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import queue
@@ -74,7 +75,7 @@ def _converse(
     assert child.stdin is not None and child.stdout is not None  # noqa: S101 (both are pipes)
     lines: queue.Queue[bytes] = queue.Queue()
     threading.Thread(target=_read_lines, args=(child.stdout, lines), daemon=True).start()
-    with child.stdin as stdin:
+    with contextlib.suppress(BrokenPipeError), child.stdin as stdin:  # it has died: there will be no answer
         stdin.write(json.dumps({"request": request.model_dump(mode="json"), "output": str(output)}).encode())
     while True:
         try:

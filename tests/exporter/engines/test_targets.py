@@ -1,7 +1,9 @@
+from importlib.util import find_spec
+
 import pytest
 
 from ctx_export.engines.targets import check_precision, check_targets, parse_target
-from ctx_runtime.errors import EngineError
+from ctx_runtime.errors import EngineError, MissingExtraError
 
 
 @pytest.mark.parametrize(
@@ -35,4 +37,13 @@ def test_turing_holds_fp16_only(precision):
 
 
 def test_later_architectures_and_named_targets_hold_everything():
-    check_targets(["rtx:sm80,sm86,sm89,sm120", "rtx:current", "trt:ampere+"], ["fp32", "fp16", "bf16", "int8", "int4"])
+    for text in ("rtx:sm80,sm86,sm89,sm120", "rtx:current", "trt:ampere+"):
+        for precision in ("fp32", "fp16", "bf16", "int8", "int4"):
+            check_precision(parse_target(text), precision)
+
+
+@pytest.mark.skipif(find_spec("tensorrt") is not None, reason="classic TensorRT is installed here")
+def test_a_missing_library_is_told_before_the_build():
+    with pytest.raises(MissingExtraError) as missing:
+        check_targets(["trt:current"], ["fp16"])
+    assert missing.value.hint == "pip install 'ctx-export[tensorrt]'"
