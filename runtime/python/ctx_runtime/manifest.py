@@ -104,8 +104,9 @@ class EngineRecord(_Model):
     """A TensorRT engine: native code for one library version and a list of targets.
 
     Attributes:
-        targets: `sm86`, … for `tensorrt-rtx`; what the build asked for (`current`, `ampere+`) for `tensorrt`.
-        library_version: the engine loads in this version of the library only.
+        targets: the architectures that it runs on: `sm86`, …, or `ampere-plus`, sm80 and all later ones.
+            `version-compatible` beside one: every version of the library with the same first number loads it.
+        library_version: the version that built it; without `version-compatible`, the only one that loads it.
         optimization_profiles: the optimization-profile index of each bucket that the engine serves.
         stripped: built without weights; refitted from `weights.bin` when it is opened.
     """
