@@ -147,5 +147,5 @@ def test_minilm_gets_one_engine_with_a_profile_for_every_bucket(tmp_path):
     assert read_header(tmp_path / "out" / engine.record.file).targets == ("sm86", "sm89", "sm120")
     weights = (bundle.root / "graphs/weights.bin").stat().st_size
     assert engine.outcome.bytes < 1.3 * weights
-    assert engine.outcome.peak_host_bytes < 2.3 * weights + 500e6
+    assert engine.outcome.peak_host_bytes < 2.3 * weights + 2**29
     assert told[0] == ("engines", 0, 3) and told[-1] == ("engines", 3, 3) and told == sorted(told)
