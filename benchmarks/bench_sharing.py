@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 from measure import anonymous_bytes, interleave, minilm, proportional_bytes, report
 
-from ctx_export.pipeline import build
 from ctx_runtime import Runtime
 from ctx_runtime.resource_profile import ResourceProfile
 
@@ -26,6 +25,8 @@ PROFILES = {
 def main() -> None:
     if len(sys.argv) > 1:
         return _measure(sys.argv[1], sys.argv[2], int(sys.argv[3]))
+    from ctx_export.pipeline import build  # not in the measured processes: it loads PyTorch
+
     figures: dict[str, object] = {}
     with tempfile.TemporaryDirectory() as folder:
         for name, buckets in PROFILES.items():
