@@ -1,4 +1,4 @@
-"""Changes that the conformance cases make to the bundle `tiny`: to its manifest (JSON Patch, RFC 6902) and its files."""
+"""Changes that conformance cases make to the bundle `tiny`: to its manifest (JSON Patch, RFC 6902) and its files."""
 
 from __future__ import annotations
 
