@@ -1,5 +1,6 @@
 """`scripts/setup` says what is missing before it installs anything, and returns at once when nothing has changed."""
 
+import platform
 import shutil
 import subprocess
 from pathlib import Path
@@ -71,3 +72,14 @@ def test_a_failed_install_is_an_error_and_is_tried_again(checkout: Path) -> None
     done = run_setup(checkout, "python9.9")
     assert (done.returncode, done.stderr.splitlines()[0]) == (2, "error: pip could not install the project")
     assert not list((checkout / ".venv").glob("installed-*"))
+
+
+@pytest.mark.skipif(platform.system() + platform.machine() != "Linuxx86_64", reason="CUDA builds are Linux x86-64's")
+@pytest.mark.parametrize(("setting", "noted"), [("global.find-links='wheels'", False), ("global.timeout='60'", True)])
+def test_the_size_of_pytorch_is_noted_unless_pip_has_an_index_of_its_own(
+    checkout: Path, setting: str, noted: bool
+) -> None:
+    lines = f'echo "{setting}"; seq 20000'  # more than a pipe holds
+    script(checkout / ".venv/bin/python", f'case "$*" in *"config list") {lines};; esac')
+    done = run_setup(checkout, "python9.9")
+    assert (done.returncode, "note: the default index serves PyTorch with CUDA" in done.stdout) == (0, noted)
