@@ -116,6 +116,30 @@ def make_bomb(op_type: str, sizes: list[int], *inputs: str, **attributes: object
     )
 
 
+def multiply_row(attribute: onnx.AttributeProto) -> Damage:
+    """Multiplies a long row with its transpose and with a `Constant` that holds `attribute`."""
+    node = onnx.NodeProto(op_type="Constant", output=["factor"], attribute=[attribute])
+    row = numpy_helper.from_array(np.zeros((1, 8000), np.float32), "row")
+    column = numpy_helper.from_array(np.zeros((8000, 1), np.float32), "column")
+    multiply = [
+        helper.make_node("Mul", ["row", "factor"], ["scaled"]),
+        helper.make_node("Mul", ["scaled", "column"], ["square"]),
+    ]
+    return lambda root: edit_graph(
+        root, lambda model: (model.graph.initializer.extend([row, column]), model.graph.node.extend([node, *multiply]))
+    )
+
+
+def pack_floats(root: Path) -> None:
+    """Squares a `Constant` whose floats stand in one packed field, which the library reads but never writes."""
+    text = onnx.AttributeProto(s=bytes(4 * 5000)).SerializeToString()
+    attribute = onnx.AttributeProto(name="value_floats", type=onnx.AttributeProto.FLOATS, s=bytes(4 * 5000))
+    node = onnx.NodeProto(op_type="Constant", output=["row"], attribute=[attribute])
+    add_nodes(node, helper.make_node("MatMul", ["row", "row"], ["square"]))(root)
+    (root / GRAPH).write_bytes((root / GRAPH).read_bytes().replace(text, b"\x3a" + text[1:]))
+    rehash(root)
+
+
 def hide_in_branch(root: Path) -> None:
     """Puts external data outside the bundle into a branch of an If."""
     tensor = external("secret", (4,), offset=0)
@@ -176,6 +200,9 @@ CASES: dict[str, list[Damage]] = {
         edit_text('"max_abs": 1e-05', '"max_abs": NaN'),
         edit_text('"max_abs": 1e-05', '"max_abs": 1e999'),
         edit_text('"format": 1,', f'"format": {10**30},'),
+        edit_text('"ctx-export": "0"', '"ctx-export": "\\ud800"'),
+        write_text('{"never closed": "' + '\\"' * 1_000_000),
+        write_text("{" + "".join(f'"{index}": 1, ' for index in range(200_000)) + '"199999": 1}'),
     ],
     "manifest-schema": [
         write_text("[]"),
@@ -275,6 +302,8 @@ CASES: dict[str, list[Damage]] = {
         add_initializer(helper.make_tensor("typed", TensorProto.INT64, [1], [1])),
         add_initializer(TensorProto(name="short", data_type=TensorProto.INT64, dims=[2], raw_data=bytes(8))),
         add_initializer(TensorProto(name="negative", data_type=1, dims=[-1])),
+        add_initializer(TensorProto(name="vast", data_type=1, dims=[1 << 62] * 100_000, raw_data=b"")),
+        add_nodes(helper.make_node("A" * 1_000_000, ["tokens"], ["x"], domain="my.ops")),
         lambda root: edit_graph(root, lambda model: model.opset_import.append(helper.make_opsetid("ai.onnx", 20))),
     ],
     "graph-inputs": [
@@ -292,12 +321,16 @@ CASES: dict[str, list[Damage]] = {
         write_huge_graph,
         nest,
         make_bomb("ConstantOfShape", [33, 1 << 20]),
+        make_bomb("ConstantOfShape", [1 << 62] * 100_000),
         make_bomb("Expand", [1 << 40], "one"),
         make_bomb("Tile", [1 << 40], "one"),
         add_nodes(
             constant("row", [1] * 8000),
             helper.make_node("MatMul", ["row", "row"], ["square"]),
         ),
+        add_nodes(constant("row", [1] * 8000), helper.make_node("Max", ["row"] * 10_000, ["product"])),
+        multiply_row(helper.make_attribute("value_float", 1.0)),
+        pack_floats,
         add_nodes(
             helper.make_node("Mul", ["two", "two"], ["four"]), helper.make_node("ConstantOfShape", ["four"], ["bomb"])
         ),
@@ -363,6 +396,7 @@ def test_refused(root: Path, code: BundleRefusal, damage: Damage) -> None:
         Bundle.open(root)
     assert caught.value.code == code, str(caught.value)
     assert len(str(caught.value).splitlines()) == 1
+    assert len(str(caught.value)) < 600
     assert str(caught.value).isprintable()
 
 

@@ -5,12 +5,11 @@ ONNX Runtime evaluates every node whose inputs are all constant. A few bytes of 
 
 from __future__ import annotations
 
-import math
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from ctx_runtime.errors import BundleError
-from ctx_runtime.onnx_schema import Node, Tensor
+from ctx_runtime.onnx_schema import Attribute, Node, Tensor
 
 _NO_LARGER = frozenset({
     "Abs", "Cast", "CastLike", "Ceil", "Clip", "Cos", "DequantizeLinear", "Erf", "Exp", "Flatten", "Floor", "Gelu",
@@ -26,6 +25,7 @@ _BROADCAST = frozenset({
 """Operators that give at most the product of the elements that they take."""
 _RANK = 8
 _INT64 = 7
+_UNCOUNTABLE = 1 << 62
 
 Value = Tensor | int | None
 """What is known of a value: its tensor; if it is computed from constants, at most how many elements; or nothing."""
@@ -44,7 +44,7 @@ def constant_value(node: Node, scope: Mapping[str, Value]) -> Value:
     names = [name for name in node.input if name]
     if node.op_type == "Constant" and not names:
         tensors = [attribute.t for attribute in node.attribute if attribute.t]
-        return tensors[0] if tensors else max((len(a.ints) + len(a.floats) for a in node.attribute), default=1)
+        return tensors[0] if tensors else max([1, *map(_length, node.attribute)])
     inputs = [value for name in names if (value := scope[name]) is not None]
     if not inputs or len(inputs) < len(names) or any(a.g is not None or a.graphs for a in node.attribute):
         return None
@@ -52,21 +52,34 @@ def constant_value(node: Node, scope: Mapping[str, Value]) -> Value:
     if node.op_type in _NO_LARGER:
         return max(sum(sizes), _RANK) * len(node.output)
     if node.op_type in _BROADCAST:
-        return math.prod(sizes)
+        return bounded_product(sizes)
     if node.op_type == "ConstantOfShape":
-        return math.prod(_shape(node, inputs[0]))
+        return bounded_product(_shape(node, inputs[0]))
     if node.op_type == "Expand":
-        return sizes[0] * math.prod(_shape(node, inputs[-1]))
+        return bounded_product([sizes[0], *_shape(node, inputs[-1])])
     raise BundleError("graph-size", f"{node.op_type!r} {node.name!r} takes only constants: compute it in the build")
+
+
+def bounded_product(factors: Iterable[int]) -> int:
+    """The product of numbers that are not negative; 2^62 where it is more, so that it stays cheap to compute."""
+    product = 1
+    for factor in factors:
+        product = min(product * factor, _UNCOUNTABLE)
+    return product
+
+
+def _length(attribute: Attribute) -> int:
+    """The elements of an attribute that is a list of numbers; floats are 4 bytes each, packed or not."""
+    return len(attribute.ints) + sum(map(len, attribute.floats)) // 4
 
 
 def _elements(value: Tensor | int) -> int:
     """At most how many elements; a dimension of none counts as one, for what is made from the others."""
-    return value if isinstance(value, int) else math.prod(max(size, 1) for size in value.dims)
+    return value if isinstance(value, int) else bounded_product(max(size, 1) for size in value.dims)
 
 
-def _shape(node: Node, value: Tensor | int) -> list[int]:
+def _shape(node: Node, value: Tensor | int) -> Iterator[int]:
     """The sizes that a small int64 tensor of the file holds."""
     if isinstance(value, int) or value.raw_data is None or value.data_type != _INT64 or len(value.raw_data) % 8:
         raise BundleError("graph-size", f"{node.op_type!r} {node.name!r} takes a shape that can't be told")
-    return [max(size, 1) for (size,) in struct.iter_unpack("<q", value.raw_data)]
+    return (max(size, 1) for (size,) in struct.iter_unpack("<q", value.raw_data))

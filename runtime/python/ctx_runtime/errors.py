@@ -21,6 +21,8 @@ from __future__ import annotations
 
 from typing import Literal
 
+_LONGEST_MESSAGE = 500
+
 BundleRefusal = Literal[
     "not-a-bundle",  # no folder, or no manifest.json in it
     "manifest-syntax",  # not UTF-8, not JSON, duplicate keys, too large
@@ -68,14 +70,15 @@ class TooLongError(InputError):
 
 
 class BundleError(CtxError):
-    """A folder that is not a sound bundle.
+    """A folder that is not a sound bundle; a message that quotes too much of it is cut.
 
     Attributes:
         code: the rule of FORMAT.md that it breaks; the same word in Python and C++.
     """
 
     def __init__(self, code: BundleRefusal, message: str, *, hint: str | None = None) -> None:
-        super().__init__(message, hint=hint)
+        shown = message if len(message) <= _LONGEST_MESSAGE else f"{message[:_LONGEST_MESSAGE]}..."
+        super().__init__(shown, hint=hint)
         self.code: BundleRefusal = code
 
 

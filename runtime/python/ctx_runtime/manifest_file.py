@@ -14,7 +14,8 @@ from ctx_runtime.manifest import FORMAT, Manifest
 
 MAX_MANIFEST_BYTES = 4 << 20
 MAX_NESTING = 32
-_STRING = re.compile(r'"(?:[^"\\]|\\.)*"', re.DOTALL)
+_STRING = re.compile(r'"(?:[^"\\]|\\.?)*(?:"|\Z)', re.DOTALL)
+"""A string of JSON; one that is never closed reaches to the end, so that a search reads each character once."""
 
 
 def canonical_json(manifest: Manifest) -> bytes:
@@ -51,13 +52,15 @@ def _parse_json(data: bytes) -> object:
     try:
         text = data.decode("utf-8")
         _check_nesting(text)
-        return json.loads(
+        values: object = json.loads(
             text,
             object_pairs_hook=_unique,
             parse_constant=_refuse_constant,
             parse_int=_parse_integer,
             parse_float=_parse_float,
         )
+        json.dumps(values, ensure_ascii=False).encode()  # fails at half of a surrogate pair, written as an escape
+        return values
     except ValueError as error:
         raise BundleError("manifest-syntax", _one_line(f"manifest.json is not JSON: {error}")) from error
 
@@ -71,11 +74,11 @@ def _check_nesting(text: str) -> None:
 
 
 def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    values = dict(pairs)
-    if len(values) != len(pairs):
-        keys = [key for key, _ in pairs]
-        twice = next(key for key in keys if keys.count(key) > 1)
-        raise ValueError(f"the key {twice!r} comes twice")
+    values: dict[str, object] = {}
+    for key, value in pairs:
+        if key in values:
+            raise ValueError(f"the key {key!r} comes twice")
+        values[key] = value
     return values
 
 

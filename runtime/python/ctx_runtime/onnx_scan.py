@@ -6,12 +6,11 @@ a graph.
 
 from __future__ import annotations
 
-import math
 from collections import ChainMap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from ctx_runtime.constant_size import Value, constant_value
+from ctx_runtime.constant_size import Value, bounded_product, constant_value
 from ctx_runtime.errors import BundleError
 from ctx_runtime.manifest import DType, TensorSpec
 from ctx_runtime.onnx_schema import Attribute, Graph, Model, Node, Tensor, ValueInfo
@@ -185,7 +184,7 @@ class _Scan:
         """Check that a tensor's bytes are all there, in the file or in the weight file, and no more."""
         if tensor.data_type not in _BITS or min(tensor.dims, default=0) < 0:
             raise BundleError("graph-syntax", f"{self.path}: tensor {tensor.name!r} has no dtype or shape of a tensor")
-        size = (math.prod(tensor.dims) * _BITS[tensor.data_type] + 7) // 8
+        size = (bounded_product(tensor.dims) * _BITS[tensor.data_type] + 7) // 8
         if tensor.data_location == 1 and tensor.raw_data is None:
             self.ranges.append(self._external(tensor, size))
         elif tensor.data_location or tensor.external_data or len(tensor.raw_data or b"") != size:
