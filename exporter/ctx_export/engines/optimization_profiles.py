@@ -12,7 +12,10 @@ from ctx_runtime.manifest import BucketRecord, InputSpec
 
 
 def profiles_of(buckets: Sequence[BucketRecord], inputs: Sequence[InputSpec]) -> tuple[ProfileShapes, ...]:
-    """One profile a bucket, in their order: every input from the fewest rows and tokens to the most."""
+    """One profile a bucket, in their order: every input from one row of the fewest tokens to the most of both.
+
+    One row, whatever the bucket's batches: a window of a long input is a batch of one.
+    """
     return tuple(
         ProfileShapes(bucket=bucket.name, index=index, inputs={spec.name: _bounds(bucket, spec) for spec in inputs})
         for index, bucket in enumerate(buckets)
@@ -24,7 +27,7 @@ def _bounds(bucket: BucketRecord, spec: InputSpec) -> Bounds:
         return tuple({"batch": batch, "length": length}[dim] if isinstance(dim, str) else dim for dim in spec.shape)
 
     return Bounds(
-        min=dims(bucket.batch.min, bucket.min_length),
+        min=dims(1, bucket.min_length),
         opt=dims(bucket.batch.opt, bucket.opt_length),
         max=dims(bucket.batch.max, bucket.max_length),
     )

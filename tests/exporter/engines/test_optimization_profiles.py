@@ -17,14 +17,14 @@ def plans():
     return ResourceProfile.model_validate(
         {
             "name": "x",
-            "batch": BatchRange(min=1, opt=2, max=4),
+            "batch": BatchRange(min=2, opt=2, max=4),
             "buckets": [{"max_length": 16, "opt_length": 9}, {"max_length": 48}],
             "overflow": {"overlap": 0},
         }
     ).resolve()
 
 
-def test_a_profile_goes_from_the_fewest_rows_and_tokens_to_the_most():
+def test_a_profile_goes_from_one_row_of_the_fewest_tokens_to_the_most():
     first, second = profiles_of(plans(), (TOKENS, FEATURES))
     assert (first.bucket, first.index, second.bucket, second.index) == ("ctx-16", 0, "ctx-48", 1)
     assert first.inputs["ids"] == Bounds(min=(1, 1), opt=(2, 9), max=(4, 16))

@@ -12,7 +12,7 @@ from ctx_runtime import Bundle, Runtime
 from ctx_runtime.backends import cuda, tensorrt
 from ctx_runtime.backends.tensorrt import misfit, open_engine
 from ctx_runtime.errors import BackendError, MemoryBudgetError, MissingExtraError
-from ctx_runtime.manifest import EngineRecord
+from ctx_runtime.manifest import Activation, EngineRecord
 from tests.fixtures import fake_tensorrt as fake
 from tests.fixtures.bundles import edit_manifest, expected, rehash, write_tiny_bundle
 
@@ -106,10 +106,29 @@ def test_contexts_share_one_block_of_scratch_memory(session, library):
     assert long.scratch[0] == short.scratch[0] and long.scratch[1] > short.scratch[1]
 
 
-@pytest.mark.parametrize(("batch", "length", "bucket"), [(1, 17, "ctx-16"), (5, 4, "ctx-16"), (1, 16, "ctx-48")])
-def test_a_shape_outside_the_profile_is_refused(session, batch, length, bucket):
+@pytest.mark.parametrize(("batch", "length", "bucket"), [(1, 49, "ctx-48"), (5, 4, "ctx-16"), (5, 17, "ctx-48")])
+def test_a_shape_outside_every_profile_is_refused(session, batch, length, bucket):
     with pytest.raises(BackendError, match=rf"{bucket}: the engine takes .* from .* got \[{batch}, {length}\]"):
         session.run(feeds(batch, length), bucket=bucket)
+
+
+def test_a_shape_outside_the_buckets_own_profile_runs_in_another(session, library):
+    check(session, feeds(1, 16), "ctx-48")
+    assert [context.profile for context in library.contexts] == [0]
+    check(session, feeds(1, 5), "ctx-16")
+    assert len(library.contexts) == 1, "the context of a profile serves every bucket"
+
+
+def test_a_row_that_a_memory_budget_moves_to_a_longer_bucket_runs(library, make_bundle):
+    bundle = make_bundle()
+    short, long = bundle.manifest.buckets
+    short = short.model_copy(update={"memory_budget": 1, "activation": Activation(per_token=1)})
+    manifest = bundle.manifest.model_copy(update={"buckets": (short, long)})
+    with Runtime.open(Bundle(bundle.root, manifest, "0")) as runtime:
+        row = np.arange(3, 9)
+        result = runtime.run({"input_ids": row})
+        np.testing.assert_allclose(result.outputs["hidden"], expected(row[None])["hidden"][0], rtol=1e-6)
+    assert (result.dispatch[0].bucket, result.dispatch[0].backend) == ("ctx-48", "tensorrt-rtx")
 
 
 def test_arrays_that_are_not_contiguous_run_too(session):

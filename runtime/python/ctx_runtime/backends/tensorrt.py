@@ -1,4 +1,4 @@
-"""TensorRT, classic and RTX: one engine, a lazily made execution context for each bucket that it serves.
+"""TensorRT, classic and RTX: one engine, a lazily made execution context for each of its optimization profiles.
 
 Contexts share the engine's weights, the buffers of inputs and outputs, and one block of scratch memory as large as the
 largest context in use needs: a session runs one batch at a time, so that no two need it at once.
@@ -68,6 +68,11 @@ class _ErrorLog:
         self.logger = Logger()
 
 
+def _within(shape: tuple[int, ...], bounds: tuple[tuple[int, ...], tuple[int, ...]]) -> bool:
+    low, high = bounds
+    return len(shape) == len(low) and all(a <= size <= b for a, size, b in zip(low, shape, high, strict=True))
+
+
 def _here(backend: EngineBackend) -> str:
     return "rtx:current" if backend == "tensorrt-rtx" else "trt:current"
 
@@ -94,7 +99,7 @@ class TrtSession:
         self._memory = DeviceMemory()
         self._engine = self._deserialize(bundle)
         self._kernels = KernelCache(bundle, record, trt) if record.backend == "tensorrt-rtx" else None
-        self._contexts: dict[str, Native] = {}
+        self._contexts: dict[int, Native] = {}
         modes = {name: self._engine.get_tensor_mode(name) for name in self._names()}
         self.inputs = frozenset(name for name, mode in modes.items() if mode == trt.TensorIOMode.INPUT)
         self._outputs = [name for name in modes if name not in self.inputs]
@@ -106,12 +111,17 @@ class TrtSession:
         return self._engine_bytes + self._memory.total_bytes
 
     def run(self, feeds: Mapping[str, np.ndarray], *, bucket: str) -> dict[str, np.ndarray]:
-        """Run `feeds`, which hold exactly the session's inputs, in the optimization profile of `bucket`."""
+        """Run `feeds`, which hold exactly the session's inputs, in an optimization profile that takes their shapes.
+
+        That of `bucket` comes first. A row that a memory budget moved there from a shorter bucket runs in the profile
+        of the shorter one.
+        """
         with self._lock:
             if self._engine is None:
                 raise BackendError("the session is closed")
-            context = self._contexts.get(bucket) or self._new_context(bucket)
             arrays = {name: np.ascontiguousarray(feeds[name]) for name in self.inputs}  # stay until they are copied
+            index = self._profile_for(arrays, bucket)
+            context = self._contexts.get(index) or self._new_context(index)
             for name, array in arrays.items():
                 self._bind_input(context, name, array, bucket)
             outputs = {name: self._bind_output(context, name, bucket) for name in self._outputs}
@@ -165,11 +175,28 @@ class TrtSession:
     def _names(self) -> list[str]:
         return [self._engine.get_tensor_name(index) for index in range(self._engine.num_io_tensors)]
 
-    def _new_context(self, bucket: str) -> Native:
-        """The execution context of `bucket`, in its optimization profile."""
-        index = self._record.optimization_profiles.get(bucket)
-        if index is None:
+    def _profile_for(self, arrays: Mapping[str, np.ndarray], bucket: str) -> int:
+        """The index of the bucket's optimization profile, or of the first other one, that takes every array."""
+        own = self._record.optimization_profiles.get(bucket)
+        if own is None:
             raise BackendError(f"{self._record.file} has no optimization profile for {bucket}")
+        others = sorted(set(self._record.optimization_profiles.values()) - {own})
+        for index in (own, *others):
+            if all(_within(array.shape, self._bounds(name, index)) for name, array in arrays.items()):
+                return index
+        name, array = next(item for item in arrays.items() if not _within(item[1].shape, self._bounds(item[0], own)))
+        low, high = self._bounds(name, own)
+        raise BackendError(
+            f"{bucket}: the engine takes {name!r} from {list(low)} to {list(high)}, got {list(array.shape)}"
+        )
+
+    def _bounds(self, name: str, index: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """The smallest and the largest shape that an optimization profile takes for an input."""
+        low, _, high = self._engine.get_tensor_profile_shape(name, index)
+        return tuple(low), tuple(high)
+
+    def _new_context(self, index: int) -> Native:
+        """The execution context in the optimization profile of that index."""
         config = self._engine.create_runtime_config()
         config.set_execution_context_allocation_strategy(self._trt.ExecutionContextAllocationStrategy.USER_MANAGED)
         if self._kernels is not None:
@@ -177,26 +204,18 @@ class TrtSession:
             if self._is_fixed(index):
                 config.cuda_graph_strategy = self._trt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
         context = self._engine.create_execution_context(runtime_config=config)
-        self._require(context is not None, f"no execution context for {bucket}")
+        self._require(context is not None, f"no execution context for optimization profile {index}")
         chosen = context.set_optimization_profile_async(index, self._memory.stream)
         self._require(chosen, f"optimization profile {index} can't be chosen")
         self._memory.wait()
-        self._contexts[bucket] = context
+        self._contexts[index] = context
         return context
 
     def _is_fixed(self, index: int) -> bool:
         """Whether every input has one shape only, so that a run can be captured once and replayed."""
-        bounds = (self._engine.get_tensor_profile_shape(name, index) for name in self.inputs)
-        return all(tuple(low) == tuple(high) for low, _, high in bounds)
+        return all(low == high for low, high in (self._bounds(name, index) for name in self.inputs))
 
     def _bind_input(self, context: Native, name: str, array: np.ndarray, bucket: str) -> None:
-        index = self._record.optimization_profiles[bucket]
-        low, _, high = (tuple(dims) for dims in self._engine.get_tensor_profile_shape(name, index))
-        fits = len(low) == array.ndim and all(a <= size <= b for a, size, b in zip(low, array.shape, high, strict=True))
-        if not fits:
-            raise BackendError(
-                f"{bucket}: the engine takes {name!r} from {list(low)} to {list(high)}, got {list(array.shape)}"
-            )
         dtype = np.dtype(self._trt.nptype(self._engine.get_tensor_dtype(name)))
         if array.dtype != dtype:
             raise BackendError(f"{bucket}: the engine takes {name!r} as {dtype}, got {array.dtype}")
