@@ -6,6 +6,8 @@
 #include <map>
 #include <set>
 
+#include "names.h"
+
 namespace ctxrt::core {
 namespace {
 
@@ -15,8 +17,7 @@ constexpr std::size_t kMaxComponents = 8, kMaxComponentBytes = 255;
 
 bool is_safe_component(std::string_view component) {
   const auto allowed = [](char c) {
-    return (c >= 'A' && c <= 'Z') || (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9') ||
-           std::string_view("._+-").find(c) != std::string_view::npos;
+    return is_alphanumeric(c) || std::string_view("._+-").find(c) != std::string_view::npos;
   };
   return !component.empty() && component.size() <= kMaxComponentBytes && component.back() != '.' &&
          std::all_of(component.begin(), component.end(), allowed);

@@ -5,6 +5,7 @@
 #include <cstdio>
 
 #include "json.h"
+#include "names.h"
 
 namespace ctxrt::core {
 namespace {
@@ -37,13 +38,7 @@ Enum read_choice(const Value& value, Words words) {
 
 std::string read_name(const Value& value) {
   auto name = value.string();
-  const auto allowed = [](char c) {
-    return (c >= 'A' && c <= 'Z') || (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9') ||
-           std::string_view("_.:/-").find(c) != std::string_view::npos;
-  };
-  if (name.empty() || name.size() > 256 || !std::all_of(name.begin(), name.end(), allowed)) {
-    value.refuse("expected a name of 1 to 256 of A-Z a-z 0-9 _ . : / -");
-  }
+  if (!is_name(name)) value.refuse("expected a name of 1 to 256 of A-Z a-z 0-9 _ . : / -");
   return name;
 }
 

@@ -29,7 +29,7 @@ void append(std::vector<std::byte>& out, T number) {
   out.insert(out.end(), bytes, bytes + sizeof(T));
 }
 
-void append(std::vector<std::byte>& out, Bytes bytes) { out.insert(out.end(), bytes.begin(), bytes.end()); }
+void append_bytes(std::vector<std::byte>& out, Bytes bytes) { out.insert(out.end(), bytes.begin(), bytes.end()); }
 
 std::uint32_t crc_of(Bytes bytes) {
   return static_cast<std::uint32_t>(::crc32(0, reinterpret_cast<const Bytef*>(bytes.data()), static_cast<uInt>(bytes.size())));
@@ -130,14 +130,14 @@ std::vector<std::byte> make_zip(const std::vector<std::pair<std::string, std::ve
     append(directory, std::uint64_t{0});  // no comment, first disk, no attributes
     append(directory, std::uint16_t{0});
     append(directory, static_cast<std::uint32_t>(entry.local_header));
-    append(directory, letters);
+    append_bytes(directory, letters);
     append(out, kLocalHeader);
     append_header(out, entry);
-    append(out, letters);
-    append(out, bytes);
+    append_bytes(out, letters);
+    append_bytes(out, bytes);
   }
   const auto start = static_cast<std::uint32_t>(out.size());
-  append(out, directory);
+  append_bytes(out, directory);
   append(out, kDirectoryEnd);
   append(out, std::uint32_t{0});
   append(out, static_cast<std::uint16_t>(entries.size()));

