@@ -131,7 +131,9 @@ def engines(
     strip: Annotated[bool, typer.Option("--strip", help="Leave the weights out; only on the device itself.")] = False,
     memory_limit: Annotated[str | None, typer.Option(help="Memory that a build may take, such as '4 GiB'.")] = None,
     cache_dir: Annotated[Path | None, typer.Option(help="Where finished engines are kept.")] = None,
-    inspect: Annotated[bool, typer.Option("--inspect", help="Show layers and shapes too.")] = False,
+    inspect: Annotated[
+        bool, typer.Option("--inspect", help="Show layers too, and whether it fits this machine.")
+    ] = False,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -152,11 +154,11 @@ def engines(
         else:
             built = list_engines(bundle)
     if as_json:
-        _print_json({"engines": [engine.to_json(layers=inspect) for engine in built]})
+        _print_json({"engines": [engine.to_json(inspect=inspect) for engine in built]})
     else:
         from ctx_export.tables import engine_table
 
-        _out.print(engine_table(built, layers=inspect))
+        _out.print(engine_table(built, inspect=inspect))
 
 
 @app.command(epilog="Example: [bold]ctx-export doctor --json[/]")

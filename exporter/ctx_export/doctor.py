@@ -9,7 +9,11 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 
+from ctx_export.engines import Library, classic, rtx
 from ctx_runtime import __version__
+from ctx_runtime.backends.cuda import compute_capability
+from ctx_runtime.backends.tensorrt_library import load_library
+from ctx_runtime.errors import BackendError, MissingExtraError
 from ctx_runtime.resource_profile import BackendName
 
 _PACKAGES = {
@@ -30,10 +34,7 @@ _PROVIDERS: dict[BackendName, tuple[str, str]] = {
     "onnxruntime-tensorrt": ("TensorrtExecutionProvider", "cuda"),
     "onnxruntime-tensorrt-rtx": ("NvTensorRTRTXExecutionProvider", "cuda"),
 }
-_LIBRARIES: dict[BackendName, tuple[str, str]] = {
-    "tensorrt-rtx": ("tensorrt_rtx", "rtx"),
-    "tensorrt": ("tensorrt", "tensorrt"),
-}
+_LIBRARIES = (rtx.LIBRARY, classic.LIBRARY)
 
 
 @dataclass(frozen=True)
@@ -64,15 +65,14 @@ class Diagnosis:
 
 def diagnose() -> Diagnosis:
     """Look at packages, execution providers, TensorRT libraries and devices; nothing is loaded onto a device."""
-    devices = _devices()
     return Diagnosis(
         system=f"ctx-export {__version__}, Python {platform.python_version()} on {platform.machine()}",
-        devices=devices,
+        devices=_devices(),
         packages=tuple(_package(name, extra) for name, extra in _PACKAGES.items()),
-        builders=tuple(_builder(name, *library) for name, library in _LIBRARIES.items()),
+        builders=tuple(_builder(library) for library in _LIBRARIES),
         backends=(
             *(_provider(name, *needs) for name, needs in _PROVIDERS.items()),
-            *(_library(name, *library, devices) for name, library in _LIBRARIES.items()),
+            *(_runner(library) for library in _LIBRARIES),
         ),
     )
 
@@ -98,19 +98,23 @@ def _provider(name: BackendName, provider: str, extra: str) -> Part:
     return Part(name, False, f"this build of onnxruntime has no {provider}", _pip(extra))
 
 
-def _builder(name: BackendName, module: str, extra: str) -> Part:
-    if find_spec(module) is None:
-        return Part(name, False, f"{module} is not installed", _pip(extra))
-    where = "ahead of time, no GPU needed" if name == "tensorrt-rtx" else "on a machine with a GPU"
-    return Part(name, True, f"builds {where}", None)
+def _builder(library: Library) -> Part:
+    """Whether the library loads, and what it builds for."""
+    try:
+        trt = load_library(library.backend)
+    except (BackendError, MissingExtraError) as error:
+        return Part(library.backend, False, str(error), error.hint)
+    where = "ahead of time, no GPU needed" if library.ahead_of_time else "on a machine with a GPU"
+    return Part(library.backend, True, f"{trt.__name__} {trt.__version__} builds {where}: {library.targets}", None)
 
 
-def _library(name: BackendName, module: str, extra: str, devices: tuple[str, ...]) -> Part:
-    if find_spec(module) is None:
-        return Part(name, False, f"{module} is not installed", _pip(extra))
-    if not devices:
-        return Part(name, False, "no NVIDIA GPU or driver", None)
-    return Part(name, True, f"{module} with {devices[0]}", None)
+def _runner(library: Library) -> Part:
+    """Whether the library and a device are here."""
+    try:
+        trt, capability = load_library(library.backend), compute_capability()
+    except (BackendError, MissingExtraError) as error:
+        return Part(library.backend, False, str(error), error.hint)
+    return Part(library.backend, True, f"{trt.__name__} {trt.__version__} on {capability}", None)
 
 
 def _devices() -> tuple[str, ...]:

@@ -49,8 +49,8 @@ def build_summary(report: BuildReport) -> Iterable[str]:
     yield from invariance_lines(report.parity)
 
 
-def engine_table(engines: Sequence[BuiltEngine], *, layers: bool) -> Group:
-    """A row for each optimization profile of each engine; with `layers`, what each network consists of."""
+def engine_table(engines: Sequence[BuiltEngine], *, inspect: bool) -> Group:
+    """A row for each optimization profile; with `inspect`, the layers of each engine, and whether it fits here."""
     table = plain_table()
     for heading in ("target", "size", "bucket", "profile", "min", "opt", "max"):
         table.add_column(heading, justify="right" if heading in ("size", "profile") else "left", no_wrap=True)
@@ -65,8 +65,10 @@ def engine_table(engines: Sequence[BuiltEngine], *, layers: bool) -> Group:
         made = "from the cache" if engine.cached else f"{engine.outcome.seconds:.1f} s"
         peak = human_bytes(engine.outcome.peak_host_bytes)
         lines.append(f"{engine.record.file}: {made}, at most {peak} of host memory, {engine.record.library_version}")
-        if layers:
+        if inspect:
             lines.append("  " + ", ".join(f"{count} {kind}" for kind, count in engine.outcome.layers.items()))
+            misfit = engine.misfit
+            lines.append("  fits this machine" if misfit is None else f"  does not fit this machine: {escape(misfit)}")
     return Group(table, *lines)
 
 

@@ -1,4 +1,5 @@
 import json
+import re
 import subprocess
 import sys
 
@@ -86,6 +87,13 @@ def test_doctor_names_every_part_and_how_to_get_it(command):
     assert backends["onnxruntime-cpu"]["available"]
     assert backends["onnxruntime-cuda"]["available"] or "pip install" in backends["onnxruntime-cuda"]["hint"]
     assert "onnxruntime-cpu" in command("doctor").stdout
+
+
+@pytest.mark.rtx
+def test_doctor_names_the_version_of_a_library_and_what_it_builds_for(command):
+    builders = {part["name"]: part for part in json.loads(command("doctor", "--json").stdout)["builders"]}
+    built = builders["tensorrt-rtx"]
+    assert built["available"] and re.search(r"tensorrt_rtx \d+\.\d+.* no GPU needed: sm75, .*sm121", built["detail"])
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from typer.testing import CliRunner
 
 from ctx_export import cli
 from ctx_runtime import Bundle
+from ctx_runtime.backends.tensorrt import misfit_here
 from tests.fixtures.bundles import write_tiny_bundle
 from tests.fixtures.minilm import write_sentence_encoder
 
@@ -35,6 +36,10 @@ def test_a_build_with_a_target_ships_engines(tmp_path):
     assert listed["file"] == record.file and listed["bytes"] == (out / record.file).stat().st_size
     table = command("engines", out, "--inspect").stdout
     assert "sm89" in table and "ctx-48" in table and "2 ATTENTION_INPUT" in table
+
+    (inspected,) = json.loads(command("engines", out, "--inspect", "--json").stdout)["engines"]
+    assert inspected["misfit"] == misfit_here(record) and inspected["layers"]["ATTENTION_INPUT"] == 2
+    assert ("fits this machine" if inspected["misfit"] is None else "does not fit this machine: ") in table
 
 
 def test_a_bundle_without_engines_says_so(tmp_path):

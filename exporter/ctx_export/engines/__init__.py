@@ -14,6 +14,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from ctx_runtime.backends.tensorrt import misfit_here
 from ctx_runtime.backends.tensorrt_library import EngineBackend, Native
 from ctx_runtime.manifest import DType, EngineRecord
 from ctx_runtime.resource_profile import Precision
@@ -113,8 +114,13 @@ class BuiltEngine:
     outcome: BuildOutcome
     cached: bool
 
-    def to_json(self, *, layers: bool = False) -> dict[str, object]:
-        """The object that `ctx-export engines --json` prints; with `layers`, what the network consists of."""
+    @property
+    def misfit(self) -> str | None:
+        """Why it can't run on this machine, as the runtime would say before it loads it; None if it can."""
+        return misfit_here(self.record)
+
+    def to_json(self, *, inspect: bool = False) -> dict[str, object]:
+        """The object that `ctx-export engines --json` prints; with `inspect`, its layers and its misfit too."""
         return {
             "backend": self.record.backend,
             "target": "+".join(self.record.targets),
@@ -124,7 +130,7 @@ class BuiltEngine:
             "profiles": [profile.model_dump(mode="json") for profile in self.profiles],
             "seconds": round(self.outcome.seconds, 3),
             "peak_host_bytes": self.outcome.peak_host_bytes,
-            **({"layers": self.outcome.layers} if layers else {}),
+            **({"layers": self.outcome.layers, "misfit": self.misfit} if inspect else {}),
         }
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from ctx_runtime import __version__
+from ctx_runtime.backends.tensorrt import misfit_here
 from ctx_runtime.bundle import Bundle
 from ctx_runtime.errors import CtxError, InputError
 from ctx_runtime.golden import verify
@@ -87,7 +88,8 @@ def _inspect(options: argparse.Namespace) -> int:
     bundle = Bundle.open(options.bundle)
     manifest = bundle.manifest
     if options.json:
-        _print_json({"bundle": str(bundle.root), "manifest": manifest.model_dump(mode="json")})
+        misfits = {engine.file: misfit_here(engine) for engine in manifest.engines}
+        _print_json({"bundle": str(bundle.root), "manifest": manifest.model_dump(mode="json"), "misfits": misfits})
         return 0
     total = sum(record.bytes for record in manifest.files)
     _print(f"{manifest.name}: {manifest.task}, {total / 1e6:.1f} MB, {manifest.source.kind}")
@@ -115,6 +117,8 @@ def _inspect(options: argparse.Namespace) -> int:
         _print(
             f"engine {engine.file}: {engine.backend} {engine.library_version}, {', '.join(engine.targets)}; {buckets}"
         )
+        misfit = misfit_here(engine)
+        _print("  fits this machine" if misfit is None else f"  does not fit this machine: {misfit}")
     overflow = manifest.overflow
     _print(
         f"longer than {manifest.max_length} tokens: {overflow.policy}, overlap {overflow.overlap}, {overflow.fusion}"

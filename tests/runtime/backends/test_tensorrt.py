@@ -2,13 +2,15 @@
 
 import hashlib
 import inspect
+import json
+import re
 import threading
 import warnings
 
 import numpy as np
 import pytest
 
-from ctx_runtime import Bundle, Runtime
+from ctx_runtime import Bundle, Runtime, cli
 from ctx_runtime.backends import cuda, tensorrt
 from ctx_runtime.backends.tensorrt import misfit, open_engine
 from ctx_runtime.errors import BackendError, MemoryBudgetError, MissingExtraError
@@ -237,6 +239,27 @@ def test_a_stripped_engine_gets_the_weights_of_its_graph(library, make_bundle):
 def test_what_fits_is_known_before_loading(fields, capability, version, reason):
     found = misfit(EngineRecord(**{**RECORD, **fields}), version, capability)
     assert found is None if reason is None else reason in found
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        ({}, "  fits this machine"),
+        ({"__version__": "1.8"}, "  does not fit this machine: the engine is for tensorrt-rtx 1.7.1.116, this is 1.8"),
+        ({"driver": fake.cudaError_t.cudaErrorInsufficientDriver}, "  does not fit this machine: no CUDA device: .*"),
+    ],
+)
+def test_inspect_says_whether_an_engine_fits(library, make_bundle, capsys, change, line):
+    for name, value in change.items():
+        setattr(library.cuda if name == "driver" else library, name, value)
+    root = str(make_bundle().root)
+    for arguments in (["inspect", root], ["inspect", root, "--json"]):
+        with pytest.raises(SystemExit):
+            cli.main(arguments)
+    text, _, answer = capsys.readouterr().out.partition("{")
+    assert re.search(f"^{line}$", text, re.MULTILINE)
+    misfit = json.loads("{" + answer)["misfits"][RECORD["file"]]
+    assert (misfit is None) if not change else re.fullmatch(line, f"  does not fit this machine: {misfit}")
 
 
 def test_the_first_engine_that_fits_is_opened(library, make_bundle, tmp_path):

@@ -17,7 +17,7 @@ from ctx_runtime.backends.cuda import DeviceMemory, compute_capability
 from ctx_runtime.backends.tensorrt_cache import KernelCache
 from ctx_runtime.backends.tensorrt_library import EngineBackend, Native, load_library
 from ctx_runtime.bundle import Bundle
-from ctx_runtime.errors import BackendError
+from ctx_runtime.errors import BackendError, MissingExtraError
 from ctx_runtime.manifest import BucketRecord, EngineRecord
 
 _SCRATCH = "scratch memory"
@@ -51,6 +51,14 @@ def misfit(record: EngineRecord, library_version: str, capability: str) -> str |
     if capability not in record.targets and not ampere_or_later:
         return f"the engine is for {', '.join(record.targets)}, this device is {capability}"
     return None
+
+
+def misfit_here(record: EngineRecord) -> str | None:
+    """Why an engine can't run on this machine, as far as it is known before it is loaded; None if it can."""
+    try:
+        return misfit(record, load_library(record.backend).__version__, compute_capability())
+    except (BackendError, MissingExtraError) as error:
+        return str(error)
 
 
 class _ErrorLog:
