@@ -65,13 +65,14 @@ def test_damaged_graphs_are_refused_and_none_ends_the_process(tmp_path: Path) ->
 
 def test_damaged_golden_vectors_are_refused_or_still_arrays(tmp_path: Path) -> None:
     root = write_tiny_bundle(tmp_path / "tiny")
+    manifest = Bundle.open(root).manifest
     path = root / "parity/ctx-16.npz"
     data = path.read_bytes()
     opened = 0
     for seed in range(GOLDEN):
         path.write_bytes(mutate_bytes(seeded(seed), data))
         try:
-            check_golden(path)
+            check_golden(path, manifest)
         except BundleError as error:
             assert (error.code, str(error).isprintable()) == ("golden-syntax", True)
             continue

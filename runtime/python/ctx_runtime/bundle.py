@@ -69,7 +69,7 @@ class Bundle:
             _check_graphs(root, manifest)
             for bucket in manifest.buckets:
                 if bucket.golden is not None:
-                    check_golden(root / bucket.golden)
+                    check_golden(root / bucket.golden, manifest)
         except OSError as error:
             raise BundleError("file-missing", f"{error.filename} can't be read: {error.strerror}") from error
         return cls(root, manifest, hashlib.sha256(data).hexdigest())
