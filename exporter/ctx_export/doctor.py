@@ -25,6 +25,7 @@ _PACKAGES = {
     "onnxruntime": "cpu",
     "tokenizers": "cpu",
     "onnxruntime-gpu": "cuda",
+    "onnxruntime-ep-nv-tensorrt-rtx-cu12": "rtx-plugin",
     "tensorrt-rtx-cu12": "rtx",
     "tensorrt": "tensorrt",
 }
@@ -32,7 +33,6 @@ _PROVIDERS: dict[BackendName, tuple[str, str]] = {
     "onnxruntime-cpu": ("CPUExecutionProvider", "cpu"),
     "onnxruntime-cuda": ("CUDAExecutionProvider", "cuda"),
     "onnxruntime-tensorrt": ("TensorrtExecutionProvider", "cuda"),
-    "onnxruntime-tensorrt-rtx": ("NvTensorRTRTXExecutionProvider", "cuda"),
 }
 _LIBRARIES = (rtx.LIBRARY, classic.LIBRARY)
 
@@ -72,6 +72,7 @@ def diagnose() -> Diagnosis:
         builders=tuple(_builder(library) for library in _LIBRARIES),
         backends=(
             *(_provider(name, *needs) for name, needs in _PROVIDERS.items()),
+            _plugin(),
             *(_runner(library) for library in _LIBRARIES),
         ),
     )
@@ -96,6 +97,19 @@ def _provider(name: BackendName, provider: str, extra: str) -> Part:
     if provider in onnxruntime.get_available_providers():
         return Part(name, True, f"onnxruntime {onnxruntime.__version__}", None)
     return Part(name, False, f"this build of onnxruntime has no {provider}", _pip(extra))
+
+
+def _plugin() -> Part:
+    """Whether ONNX Runtime can register the TensorRT-RTX plug-in, and finds a device."""
+    name: BackendName = "onnxruntime-tensorrt-rtx"
+    if find_spec("onnxruntime") is None:
+        return Part(name, False, "onnxruntime is not installed", _pip("rtx-plugin"))
+    from ctx_runtime.backends.rtx_plugin import rtx_device  # noqa: PLC0415  (optional)
+
+    try:
+        return Part(name, True, str(rtx_device().ep_metadata), None)
+    except (BackendError, MissingExtraError) as error:
+        return Part(name, False, str(error), error.hint)
 
 
 def _builder(library: Library) -> Part:

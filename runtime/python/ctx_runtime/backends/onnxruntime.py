@@ -12,6 +12,8 @@ from ctx_runtime.resource_profile import BackendName
 
 try:
     import onnxruntime as ort
+
+    from ctx_runtime.backends.rtx_plugin import rtx_device
 except ImportError as _error:
     raise MissingExtraError("onnxruntime", "cpu", purpose="running a graph on ONNX Runtime") from _error
 
@@ -32,9 +34,11 @@ class OrtSession:
         threads: of one run; 0 leaves it to ONNX Runtime.
         resident_bytes: what the session is expected to keep in private memory.
         prepacked: the graph is repacked already (see `prepacked.py`) and opened as it stands.
+        provider_options: of the TensorRT-RTX plug-in, see `rtx_plugin.rtx_options`.
 
     Raises:
         BackendError: ONNX Runtime lacks the execution provider or refuses the graph.
+        MissingExtraError: the TensorRT-RTX plug-in is not installed.
         MemoryBudgetError: there is not enough memory to open it.
     """
 
@@ -46,20 +50,21 @@ class OrtSession:
         threads: int = 0,
         resident_bytes: int = 0,
         prepacked: bool = False,
+        provider_options: Mapping[str, str] | None = None,
     ) -> None:
         provider = PROVIDERS[backend]
-        if provider not in ort.get_available_providers():
-            raise BackendError(
-                f"this build of onnxruntime ({ort.__version__}) has no {provider}",
-                hint=None if backend == "onnxruntime-cpu" else "pip install 'ctx-export[cuda]'",
-            )
         self.backend: BackendName = backend
         self.resident_bytes = resident_bytes
         options = session_options(threads)
         if prepacked:
             options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+        if backend == "onnxruntime-tensorrt-rtx":
+            options.add_provider_for_devices([rtx_device()], dict(provider_options or {}))
+        else:
+            _require_provider(backend)
+        built_in = None if options.has_providers() else [provider]
         try:
-            session = ort.InferenceSession(str(graph), options, providers=[provider])
+            session = ort.InferenceSession(str(graph), options, providers=built_in)
         except Exception as error:  # ONNX Runtime's errors have no common class of their own
             raise _translated(error, f"can't open {graph.name}") from error
         if session.get_providers()[0] != provider:
@@ -81,6 +86,14 @@ class OrtSession:
     def close(self) -> None:
         """Give everything back."""
         self._session = None
+
+
+def _require_provider(backend: BackendName) -> None:
+    if PROVIDERS[backend] not in ort.get_available_providers():
+        raise BackendError(
+            f"this build of onnxruntime ({ort.__version__}) has no {PROVIDERS[backend]}",
+            hint=None if backend == "onnxruntime-cpu" else "pip install 'ctx-export[cuda]'",
+        )
 
 
 def session_options(threads: int) -> ort.SessionOptions:

@@ -74,7 +74,20 @@ def _open_graph(
             on_fallback(f"weights are not shared: {error}")
     weights = bundle.path(bundle.manifest.weights).stat().st_size if bundle.manifest.weights else 0
     copied = _MAPPED_BYTES + int(weights * _COPIED_SHARE)
-    return OrtSession(bundle.path(graph), backend=backend, threads=bucket.threads, resident_bytes=copied)
+    plugin = _rtx_options(bundle, bucket, form, graph) if backend == "onnxruntime-tensorrt-rtx" else None
+    return OrtSession(
+        bundle.path(graph), backend=backend, threads=bucket.threads, resident_bytes=copied, provider_options=plugin
+    )
+
+
+def _rtx_options(bundle: Bundle, bucket: BucketRecord, form: Form, graph: str) -> dict[str, str]:
+    """The options of the TensorRT-RTX plug-in for the session that serves `bucket` and all that share its key."""
+    from ctx_runtime.backends.rtx_plugin import rtx_options  # noqa: PLC0415 (optional)
+
+    manifest = bundle.manifest
+    served = [b for b in manifest.buckets if (b.network, b.threads) == (bucket.network, bucket.threads)]
+    inputs = [spec for spec in manifest.inputs if form == "masked" or spec.role != "mask"]
+    return rtx_options(bundle, graph, served, inputs)
 
 
 def _graph_of_network(bundle: Bundle, bucket: BucketRecord, form: Form) -> str:
