@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from ctx_runtime.protobuf import data, datas, floats, integer, integers, message, messages, text, texts
 
 
-@dataclass
+@dataclass(slots=True)
 class Entry:
     """StringStringEntryProto."""
 
@@ -22,7 +22,7 @@ class Entry:
     value: str = text(2)
 
 
-@dataclass
+@dataclass(slots=True)
 class Tensor:
     """TensorProto; `data_location` is 1 for external data."""
 
@@ -36,7 +36,7 @@ class Tensor:
     metadata_props: list[memoryview] = datas(16)
 
 
-@dataclass
+@dataclass(slots=True)
 class Attribute:
     """AttributeProto; `g` and `graphs` hold a Graph each."""
 
@@ -55,7 +55,7 @@ class Attribute:
     type: int = integer(20)
 
 
-@dataclass
+@dataclass(slots=True)
 class Node:
     """NodeProto; an empty input name is an optional input that is left out."""
 
@@ -69,7 +69,7 @@ class Node:
     metadata_props: list[memoryview] = datas(9)
 
 
-@dataclass
+@dataclass(slots=True)
 class Dimension:
     """A size, or the name of one that varies."""
 
@@ -78,14 +78,14 @@ class Dimension:
     denotation: memoryview | None = data(3)
 
 
-@dataclass
+@dataclass(slots=True)
 class TensorShape:
     """TensorShapeProto."""
 
     dim: list[Dimension] = messages(1, Dimension)
 
 
-@dataclass
+@dataclass(slots=True)
 class TensorType:
     """TypeProto.Tensor."""
 
@@ -93,7 +93,7 @@ class TensorType:
     shape: TensorShape | None = message(2, TensorShape)
 
 
-@dataclass
+@dataclass(slots=True)
 class Type:
     """TypeProto."""
 
@@ -101,7 +101,7 @@ class Type:
     denotation: memoryview | None = data(6)
 
 
-@dataclass
+@dataclass(slots=True)
 class ValueInfo:
     """ValueInfoProto."""
 
@@ -111,7 +111,7 @@ class ValueInfo:
     metadata_props: list[memoryview] = datas(4)
 
 
-@dataclass
+@dataclass(slots=True)
 class Graph:
     """GraphProto; the types of intermediate values are not decoded."""
 
@@ -125,7 +125,7 @@ class Graph:
     metadata_props: list[memoryview] = datas(16)
 
 
-@dataclass
+@dataclass(slots=True)
 class OperatorSet:
     """OperatorSetIdProto."""
 
@@ -133,7 +133,7 @@ class OperatorSet:
     version: int = integer(2)
 
 
-@dataclass
+@dataclass(slots=True)
 class Model:
     """ModelProto."""
 
