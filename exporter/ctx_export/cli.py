@@ -17,6 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from ctx_export import __version__
 from ctx_export.reports import Progress as OnProgress
 from ctx_export.reports import parity_summary
+from ctx_runtime.bundle import Bundle
 from ctx_runtime.errors import CtxError
 
 app = typer.Typer(
@@ -134,6 +135,9 @@ def engines(
     inspect: Annotated[
         bool, typer.Option("--inspect", help="Show layers too, and whether it fits this machine.")
     ] = False,
+    epcontext: Annotated[
+        Path | None, typer.Option(help="Also write an EPContext model for each TensorRT-RTX engine to this folder.")
+    ] = None,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -153,6 +157,10 @@ def engines(
             )
         else:
             built = list_engines(bundle)
+        if epcontext is not None:
+            from ctx_export.engines.epcontext import write_epcontext_models
+
+            write_epcontext_models(Bundle.open(bundle), epcontext)
     if as_json:
         _print_json({"engines": [engine.to_json(inspect=inspect) for engine in built]})
     else:

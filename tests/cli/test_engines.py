@@ -39,12 +39,16 @@ def test_a_build_with_a_target_ships_engines(tmp_path):
 
     (inspected,) = json.loads(command("engines", out, "--inspect", "--json").stdout)["engines"]
     assert inspected["misfit"] == misfit_here(record) and inspected["layers"]["ATTENTION_INPUT"] == 2
+    assert command("engines", out, "--epcontext", tmp_path / "context").exit_code == 0
+    assert {path.name for path in (tmp_path / "context").iterdir()} == {"sm89-all.engine", "sm89-all.onnx"}
     assert ("fits this machine" if inspected["misfit"] is None else "does not fit this machine: ") in table
 
 
 def test_a_bundle_without_engines_says_so(tmp_path):
     bundle = write_tiny_bundle(tmp_path / "tiny.bundle")
     assert json.loads(command("engines", bundle, "--json").stdout) == {"engines": []}
+    refused = command("engines", bundle, "--epcontext", tmp_path / "context")
+    assert refused.exit_code == 2 and "no TensorRT-RTX engine" in refused.stderr
     assert "has no engines" in command("engines", bundle).stdout
 
 
