@@ -31,7 +31,7 @@ TEST_F(CApi, NullPointersAndUnknownNamesAreInputErrors) {
   EXPECT_EQ(ctxrt_open(nullptr, nullptr, &runtime), CTXRT_ERROR_INPUT);
   EXPECT_EQ(ctxrt_open("x", nullptr, nullptr), CTXRT_ERROR_INPUT);
   const char* backend = "abacus";
-  const ctxrt_options options{CTXRT_SHARE_DEFAULT, 0, &backend, 1};
+  const ctxrt_options options{CTXRT_SHARE_DEFAULT, 0, &backend, 1, CTXRT_CHECK_FULL};
   EXPECT_EQ(ctxrt_open("x", &options, &runtime), CTXRT_ERROR_INPUT);
   ASSERT_EQ(ctxrt_open(bundle().c_str(), nullptr, &runtime), CTXRT_OK) << ctxrt_error_message();
   ctxrt_result* result = nullptr;
@@ -45,6 +45,17 @@ TEST_F(CApi, NullPointersAndUnknownNamesAreInputErrors) {
     EXPECT_EQ(ctxrt_run(runtime, &inputs, nullptr, &result), CTXRT_ERROR_INPUT);
   }
   EXPECT_EQ(result, nullptr);
+  ctxrt_close(runtime);
+}
+
+TEST_F(CApi, HashesMayBeLeftOut) {
+  const Json changed{{"manifest", {{{"op", "replace"}, {"path", "/files/0/sha256"}, {"value", std::string(64, '0')}}}}};
+  const std::string path = make_bundle(folder_.path(), changed).string();
+  ctxrt_runtime* runtime = nullptr;
+  EXPECT_EQ(ctxrt_open(path.c_str(), nullptr, &runtime), CTXRT_ERROR_BUNDLE);
+  EXPECT_STREQ(ctxrt_error_code(), "file-hash");
+  const ctxrt_options options{CTXRT_SHARE_DEFAULT, 0, nullptr, 0, CTXRT_CHECK_SIZES};
+  EXPECT_EQ(ctxrt_open(path.c_str(), &options, &runtime), CTXRT_OK);
   ctxrt_close(runtime);
 }
 

@@ -23,7 +23,10 @@ struct Bundle {
   Path path(const std::string& relative) const { return root / relative; }
 };
 
+// `sizes` leaves out the hashes, for a bundle that this machine has checked before.
+enum class Verify { full, sizes };
+
 // Checks the bundle at `path`, which may be a link to it; the error's code says which rule it breaks.
-Result<Bundle> open_bundle(const Path& path);
+Result<Bundle> open_bundle(const Path& path, Verify verify = Verify::full);
 
 }  // namespace ctxrt::core

@@ -57,10 +57,12 @@ Result<std::int64_t> elements_of_shape(const onnx::Node& node, const KnownValue&
 }
 
 KnownValue value_of_constant(const onnx::Node& node) {
-  std::int64_t longest = node.attribute.empty() ? 1 : 0;
+  std::int64_t longest = 1;
   for (const auto& attribute : node.attribute) {
     if (attribute.t) return &*attribute.t;
-    longest = std::max<std::int64_t>(longest, std::ssize(attribute.ints) + std::ssize(attribute.floats.pieces));
+    std::int64_t length = std::ssize(attribute.ints);
+    for (const auto& piece : attribute.floats.pieces) length += std::ssize(piece) / 4;
+    longest = std::max(longest, length);
   }
   return longest;
 }

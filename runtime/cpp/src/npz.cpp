@@ -14,6 +14,7 @@ namespace {
 
 constexpr std::string_view kMagic("\x93NUMPY\x01\x00", 8);
 constexpr std::size_t kPreamble = 10;  // magic, version and the length of the header
+constexpr std::size_t kMaxHeaderBytes = 1024;
 constexpr std::string_view kExtension = ".npy";
 
 struct TypeCode {
@@ -24,74 +25,35 @@ constexpr std::array kTypeCodes = {TypeCode{"<f4", DType::float32}, TypeCode{"<f
                                    TypeCode{"<i8", DType::int64},   TypeCode{"<i4", DType::int32},
                                    TypeCode{"|b1", DType::boolean}, TypeCode{"<f8", DType::float64}};
 
-// Reads the Python dictionary of an npy header: `{'descr': '<f4', 'fortran_order': False, 'shape': (2, 3), }`.
-class HeaderReader {
- public:
-  explicit HeaderReader(std::string_view left) : left_(left) {}
+bool take(std::string_view& left, std::string_view token) {
+  if (!left.starts_with(token)) return false;
+  left.remove_prefix(token.size());
+  return true;
+}
 
-  bool read(NpyHeader& header) {
-    std::set<std::string> keys;
-    if (!take("{")) return false;
-    while (!take("}")) {
-      std::string key;
-      if (!quoted(key) || !take(":") || !keys.insert(key).second || !value(key, header)) return false;
-      if (!take(",") && !left_.starts_with('}')) return false;
-    }
-    skip_space();
-    return left_.empty() && keys == std::set<std::string>{"descr", "fortran_order", "shape"};
-  }
+// Takes a shape and what closes it: `)`, `3,)` or `2, 3)`.
+bool take_shape(std::string_view& left, Shape& shape) {
+  if (take(left, ")")) return true;
+  do {
+    const std::size_t digits = std::min(left.find_first_not_of("0123456789"), left.size());
+    if (digits < 1 || digits > 18 || shape.size() == 8) return false;
+    shape.push_back(std::stoll(std::string(left.substr(0, digits))));
+    left.remove_prefix(digits);
+  } while (take(left, ", "));
+  return take(left, shape.size() == 1 ? ",)" : ")");
+}
 
- private:
-  void skip_space() {
-    const auto start = left_.find_first_not_of(" \n");
-    left_.remove_prefix(std::min(start, left_.size()));
-  }
-
-  bool take(std::string_view token) {
-    skip_space();
-    if (!left_.starts_with(token)) return false;
-    left_.remove_prefix(token.size());
-    skip_space();
-    return true;
-  }
-
-  bool quoted(std::string& out) {
-    if (!take("'")) return false;
-    const auto end = left_.find('\'');
-    if (end == std::string_view::npos) return false;
-    out = left_.substr(0, end);
-    left_.remove_prefix(end + 1);
-    return true;
-  }
-
-  bool value(const std::string& key, NpyHeader& header) {
-    if (key == "fortran_order") return take("False");
-    if (key == "shape") return shape(header.shape);
-    std::string code;
-    if (key != "descr" || !quoted(code)) return false;
-    const auto found = std::find_if(kTypeCodes.begin(), kTypeCodes.end(), [&](const auto& type) { return type.code == code; });
-    if (found == kTypeCodes.end()) return false;
-    header.dtype = found->dtype;
-    return true;
-  }
-
-  bool shape(Shape& out) {
-    if (!take("(")) return false;
-    while (!take(")")) {
-      std::int64_t size = 0;
-      std::size_t digits = 0;
-      while (digits < left_.size() && digits < 16 && left_[digits] >= '0' && left_[digits] <= '9') {
-        size = size * 10 + (left_[digits++] - '0');
-      }
-      left_.remove_prefix(digits);
-      if (digits == 0 || (!take(",") && !left_.starts_with(')'))) return false;
-      out.push_back(size);
-    }
-    return true;
-  }
-
-  std::string_view left_;
-};
+// Reads the header of an npy file as numpy writes it: `{'descr': '<f4', 'fortran_order': False, 'shape': (2, 3), }`.
+bool read_dictionary(std::string_view left, NpyHeader& header) {
+  if (!take(left, "{'descr': '")) return false;
+  const auto type = std::find_if(kTypeCodes.begin(), kTypeCodes.end(), [&](const auto& one) { return left.starts_with(one.code); });
+  if (type == kTypeCodes.end()) return false;
+  header.dtype = type->dtype;
+  left.remove_prefix(type->code.size());
+  if (!take(left, "', 'fortran_order': False, 'shape': (") || !take_shape(left, header.shape) || !take(left, ", }")) return false;
+  left.remove_prefix(std::min(left.find_first_not_of(' '), left.size()));
+  return left == "\n";
+}
 
 // The bytes of the numbers of a shape; none if there are more than an archive may hold.
 std::optional<std::size_t> bytes_of(const NpyHeader& header) {
@@ -153,7 +115,8 @@ Status check_golden_entries(Bytes archive) {
 std::vector<std::byte> npy_of(const Tensor& array) {
   const auto code = std::find_if(kTypeCodes.begin(), kTypeCodes.end(), [&](const auto& type) { return type.dtype == array.dtype; });
   std::string shape;
-  for (const auto size : array.shape) shape += text(size, ", ");
+  for (const auto size : array.shape) shape += text(shape.empty() ? "" : ", ", size);
+  if (array.shape.size() == 1) shape += ",";
   std::string header = text("{'descr': '", code->code, "', 'fortran_order': False, 'shape': (", shape, "), }");
   header.append(63 - (kPreamble + header.size()) % 64, ' ').append("\n");
   std::string start(kMagic);
@@ -172,10 +135,10 @@ std::optional<NpyHeader> parse_npy_header(Bytes file) {
   const std::string_view characters(reinterpret_cast<const char*>(file.data()), file.size());
   if (characters.size() < kPreamble || !characters.starts_with(kMagic)) return std::nullopt;
   const std::size_t length = static_cast<unsigned char>(characters[8]) + 256 * static_cast<unsigned char>(characters[9]);
-  if (characters.size() - kPreamble < length) return std::nullopt;
+  if (length > kMaxHeaderBytes || characters.size() - kPreamble < length) return std::nullopt;
   NpyHeader header;
   header.data = kPreamble + length;
-  if (!HeaderReader(characters.substr(kPreamble, length)).read(header)) return std::nullopt;
+  if (!read_dictionary(characters.substr(kPreamble, length), header)) return std::nullopt;
   return header;
 }
 

@@ -3,11 +3,16 @@
 #include <algorithm>
 #include <chrono>
 #include <numeric>
+#include <thread>
+
+#include "ort_library.h"
 
 namespace ctxrt::core {
 
 Result<std::unique_ptr<Runtime>> Runtime::open(const Path& path, const Options& options) {
-  CTXRT_ASSIGN(auto opened, open_bundle(path));
+  // ONNX Runtime is loaded while the bundle is checked; where it is missing, the first run says so.
+  const std::jthread loading([] { static_cast<void>(OrtLibrary::get()); });
+  CTXRT_ASSIGN(auto opened, open_bundle(path, options.verify));
   auto bundle = std::make_unique<Bundle>(std::move(opened));
   DispatcherOptions dispatching;
   dispatching.backends = options.backends;

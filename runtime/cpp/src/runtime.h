@@ -59,6 +59,7 @@ class Runtime {
     std::optional<ShareWeights> share_weights;   // by default what the bundle says
     std::optional<std::int64_t> session_budget;  // bytes; by default what the bundle says
     std::vector<Backend> backends;               // for every bucket; by default what each bucket says
+    Verify verify = Verify::full;
   };
 
   // Verifies a bundle and holds it; graphs are opened on first use.

@@ -83,12 +83,18 @@ typedef enum ctxrt_share_weights {
   CTXRT_SHARE_OFF = 2      /* each session has its own */
 } ctxrt_share_weights;
 
+typedef enum ctxrt_check {
+  CTXRT_CHECK_FULL = 0, /* all of FORMAT.md */
+  CTXRT_CHECK_SIZES = 1 /* all but the hashes, for a bundle that this machine has checked before */
+} ctxrt_check;
+
 /* All zeros, or a null pointer to it, are the defaults: what the bundle says. */
 typedef struct ctxrt_options {
   ctxrt_share_weights share_weights;
   uint64_t session_budget;     /* bytes of private memory that open sessions may take together; 0: default */
   const char* const* backends; /* names in order of preference, for every bucket: "onnxruntime-cpu"; NULL: default */
   size_t backend_count;
+  ctxrt_check check;
 } ctxrt_options;
 
 /* Verifies the bundle in the folder `path` and holds it; graphs are opened on first use. */
