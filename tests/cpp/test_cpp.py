@@ -126,15 +126,15 @@ def test_fuzzed_bundles_meet_no_sanitizer(tmp_path: Path, kind: str, count: int)
 def test_an_installed_package_is_found(native: Path, minilm: Path, tmp_path: Path) -> None:
     """Installs, then builds the samples outside of the tree against the package, as their READMEs say, and runs them."""
     checked("cmake", "--install", native, "--prefix", tmp_path / "prefix")
-    for name in ("cpp_search", "c_embed"):
-        sample = shutil.copytree(ROOT / "samples" / name, tmp_path / name)
+    for folder, name in (("02-embed-in-cpp", "embed_in_cpp"), ("03-embed-in-c", "embed_in_c")):
+        sample = shutil.copytree(ROOT / "samples" / folder, tmp_path / folder)
         checked("cmake", "-S", sample, "-B", sample / "build", f"-DCMAKE_PREFIX_PATH={tmp_path / 'prefix'}")
         checked("cmake", "--build", sample / "build")
-        told = checked(sample / "build" / name, minilm, sample / "ids.txt")
-        assert "ctx-32" in told
-        assert "ctx-512" in told
-    pkg_config = (tmp_path / "prefix").rglob("ctxrt.pc")
-    assert "-lctxrt" in next(pkg_config).read_text()
+        told = checked(sample / "build" / name, minilm, ROOT / "samples" / "02-embed-in-cpp" / "ids.txt")
+        assert told.splitlines()[0].startswith("8 tokens in ctx-32, segments: 1")
+        assert "2909 tokens in ctx-512, segments: 7" in told
+    [pkg_config] = (tmp_path / "prefix").rglob("ctxrt.pc")
+    assert "-lctxrt" in pkg_config.read_text()
 
 
 def test_the_command_gives_pythons_json(native: Path, minilm: Path, tmp_path: Path) -> None:
