@@ -49,7 +49,7 @@ def test_the_json_is_what_scripts_rely_on(built):
     assert answer["backend"] == "tensorrt-rtx" and answer["target"] == "sm86+sm89+sm120" and not answer["stripped"]
     assert answer["profiles"][1]["bucket"] == "ctx-64" and answer["profiles"][1]["index"] == 1
     assert answer["profiles"][1]["inputs"]["input_ids"] == {"min": [1, 17], "opt": [1, 64], "max": [4, 64]}
-    assert "layers" in built[0].to_json(layers=True)
+    assert "layers" in built[0].to_json(inspect=True)
 
 
 def test_a_bundle_tells_of_its_engines(bundle, built):
