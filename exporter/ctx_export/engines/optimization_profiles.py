@@ -14,20 +14,24 @@ from ctx_runtime.manifest import BucketRecord, InputSpec
 def profiles_of(buckets: Sequence[BucketRecord], inputs: Sequence[InputSpec]) -> tuple[ProfileShapes, ...]:
     """One profile a bucket, in their order: every input from one row of the fewest tokens to the most of both.
 
-    One row, whatever the bucket's batches: a window of a long input is a batch of one.
+    One row, whatever the bucket's batches: a window of a long input is a batch of one. The first profile starts at one
+    token, as the graphs do: a memory budget may move a row of any shorter bucket here.
     """
+    lows = [1, *(bucket.min_length for bucket in buckets[1:])]
     return tuple(
-        ProfileShapes(bucket=bucket.name, index=index, inputs={spec.name: _bounds(bucket, spec) for spec in inputs})
-        for index, bucket in enumerate(buckets)
+        ProfileShapes(
+            bucket=bucket.name, index=index, inputs={spec.name: _bounds(bucket, low, spec) for spec in inputs}
+        )
+        for index, (bucket, low) in enumerate(zip(buckets, lows, strict=True))
     )
 
 
-def _bounds(bucket: BucketRecord, spec: InputSpec) -> Bounds:
+def _bounds(bucket: BucketRecord, min_length: int, spec: InputSpec) -> Bounds:
     def dims(batch: int, length: int) -> Dims:
         return tuple({"batch": batch, "length": length}[dim] if isinstance(dim, str) else dim for dim in spec.shape)
 
     return Bounds(
-        min=dims(1, bucket.min_length),
+        min=dims(1, min_length),
         opt=dims(bucket.batch.opt, bucket.opt_length),
         max=dims(bucket.batch.max, bucket.max_length),
     )

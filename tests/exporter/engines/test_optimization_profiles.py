@@ -31,6 +31,11 @@ def test_a_profile_goes_from_one_row_of_the_fewest_tokens_to_the_most():
     assert second.inputs["features"] == Bounds(min=(1, 17, 8), opt=(2, 48, 8), max=(4, 48, 8))
 
 
+def test_the_first_profile_of_an_engine_starts_at_one_token():
+    (only,) = profiles_of(plans()[1:], (TOKENS,))
+    assert only.inputs["ids"] == Bounds(min=(1, 1), opt=(2, 48), max=(4, 48))
+
+
 @pytest.mark.parametrize("shapes", [((2, 1), (1, 1), (4, 4)), ((1, 1), (1, 5), (4, 4)), ((5, 1), (5, 1), (4, 4))])
 def test_a_min_above_its_opt_or_an_opt_above_its_max_is_refused(shapes):
     low, opt, high = shapes

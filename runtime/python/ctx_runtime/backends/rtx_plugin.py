@@ -65,11 +65,11 @@ def rtx_options(
 ) -> dict[str, str]:
     """The provider options of a session that serves `buckets`, shortest first, from one graph file of the bundle.
 
-    One optimization profile covers them all, from one row of the fewest tokens to the most of both, and is tuned for
-    the longest bucket. A session with one shape only is captured as a CUDA graph.
+    One optimization profile covers them all, from one row of one token to the most of both, and is tuned for the
+    longest bucket. A session with one shape only is captured as a CUDA graph.
     """
     longest = buckets[-1]
-    low = _shapes(inputs, 1, buckets[0].min_length)
+    low = _shapes(inputs, 1, 1)
     high = _shapes(inputs, max(bucket.batch.max for bucket in buckets), longest.max_length)
     digest = next(file.sha256 for file in bundle.manifest.files if file.path == graph)
     return {
