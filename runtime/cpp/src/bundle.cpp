@@ -6,8 +6,8 @@
 #include <thread>
 
 #include "bundle_tree.h"
+#include "golden_vectors.h"
 #include "manifest_reader.h"
-#include "npz.h"
 #include "onnx_scan.h"
 #include "sha256.h"
 
@@ -138,7 +138,7 @@ Result<Bundle> open_bundle(const Path& path, Verify verify) {
   if (verify == Verify::full) CTXRT_CHECK(check_hashes(bundle.root, bundle.manifest));
   CTXRT_CHECK(check_graphs(bundle));
   for (const auto& bucket : bundle.manifest.buckets) {
-    if (bucket.golden) CTXRT_CHECK(check_golden(bundle.path(*bucket.golden)));
+    if (bucket.golden) CTXRT_CHECK(read_golden(bundle.path(*bucket.golden), bundle.manifest));
   }
   return bundle;
 }

@@ -6,7 +6,6 @@
 #include <fstream>
 #include <set>
 
-#include "names.h"
 #include "zip.h"
 
 namespace ctxrt::core {
@@ -36,7 +35,8 @@ bool take_shape(std::string_view& left, Shape& shape) {
   if (take(left, ")")) return true;
   do {
     const std::size_t digits = std::min(left.find_first_not_of("0123456789"), left.size());
-    if (digits < 1 || digits > 18 || shape.size() == 8) return false;
+    const bool leading_zero = digits > 1 && left.front() == '0';
+    if (digits < 1 || digits > 18 || leading_zero || shape.size() == 8) return false;
     shape.push_back(std::stoll(std::string(left.substr(0, digits))));
     left.remove_prefix(digits);
   } while (take(left, ", "));
@@ -85,31 +85,6 @@ Result<std::vector<ZipEntry>> list_arrays(Bytes archive, std::size_t max_bytes) 
   }
   if (total > max_bytes) return input_error(text("its arrays have more than ", max_bytes, " bytes"));
   return entries;
-}
-
-// Whether an entry is `caseN.lengths.npy`, `caseN.positions.npy`, `caseN.in.NAME.npy` or `caseN.out.NAME.npy`.
-bool is_golden_name(std::string_view entry) {
-  if (!entry.starts_with("case") || !entry.ends_with(kExtension)) return false;
-  entry = entry.substr(4, entry.size() - 4 - kExtension.size());
-  const std::size_t digits = std::min(entry.find_first_not_of("0123456789"), entry.size());
-  if (digits < 1 || digits > 4) return false;
-  entry.remove_prefix(digits);
-  if (entry == ".lengths" || entry == ".positions") return true;
-  if (entry.starts_with(".in.")) return is_name(entry.substr(4));
-  return entry.starts_with(".out.") && is_name(entry.substr(5));
-}
-
-Status check_golden_entries(Bytes archive) {
-  CTXRT_ASSIGN(const auto entries, list_arrays(archive, kMaxGoldenBytes));
-  for (const auto& entry : entries) {
-    if (!is_golden_name(entry.name)) return input_error("an entry has no name of an array");
-    CTXRT_ASSIGN(const auto file, read_zip(archive, entry));
-    const auto header = header_of(file);
-    if (!header || header->dtype == DType::float64) {
-      return input_error(text("the entry ", entry.name, " is not an array of the kind that a bundle has"));
-    }
-  }
-  return Unit{};
 }
 
 std::vector<std::byte> npy_of(const Tensor& array) {
@@ -169,12 +144,4 @@ Status write_npz(const Path& path, const Tensors& arrays) {
   if (!file) return input_error(text(path.string(), " can't be written"));
   return Unit{};
 }
-
-Status check_golden(const Path& path) {
-  const auto file = MappedFile::open(path);
-  const Status checked = file ? check_golden_entries((*file)->bytes()) : Status(file.error());
-  if (checked) return Unit{};
-  return bundle_error("golden-syntax", text(path.filename().string(), " is not a plain npz: ", checked.error().message));
-}
-
 }  // namespace ctxrt::core

@@ -10,8 +10,6 @@
 
 namespace ctxrt::core {
 
-inline constexpr std::size_t kMaxGoldenBytes = 256 << 20;
-
 struct NpyHeader {
   DType dtype = DType::float32;
   Shape shape;
@@ -26,8 +24,5 @@ Result<Tensors> read_npz(const Path& path, std::size_t max_bytes);
 
 // Writes `arrays`, stored.
 Status write_npz(const Path& path, const Tensors& arrays);
-
-// Checks golden vectors so that all of them can be read: `golden-syntax`.
-Status check_golden(const Path& path);
 
 }  // namespace ctxrt::core

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cstring>
 #include <optional>
+#include <string_view>
 
 namespace ctxrt::core {
 namespace {
@@ -78,6 +79,7 @@ void append_header(std::vector<std::byte>& out, const ZipEntry& entry) {
 Result<std::vector<ZipEntry>> list_zip(Bytes archive) {
   const auto end = find_end(archive);
   if (!end) return broken("it is not a zip file");
+  if (number_at<std::uint32_t>(archive, 0) != kLocalHeader) return broken("it does not begin with its first entry");
   const auto count = number_at<std::uint16_t>(archive, *end + 10);
   std::size_t position = number_at<std::uint32_t>(archive, *end + 16);
   std::vector<ZipEntry> entries;
@@ -104,9 +106,11 @@ Result<std::vector<std::byte>> read_zip(Bytes archive, const ZipEntry& entry) {
   const std::size_t start = entry.local_header;
   if (start > archive.size() || archive.size() - start < kLocalBytes) return broken("an entry is cut off");
   if (number_at<std::uint32_t>(archive, start) != kLocalHeader) return broken("an entry is broken");
-  const std::size_t data = start + kLocalBytes + number_at<std::uint16_t>(archive, start + 26) +
-                           number_at<std::uint16_t>(archive, start + 28);
+  const std::size_t name_bytes = number_at<std::uint16_t>(archive, start + 26);
+  const std::size_t data = start + kLocalBytes + name_bytes + number_at<std::uint16_t>(archive, start + 28);
   if (data > archive.size() || archive.size() - data < entry.packed_bytes) return broken("an entry is cut off");
+  const std::string_view name(reinterpret_cast<const char*>(archive.data()) + start + kLocalBytes, name_bytes);
+  if (name != entry.name) return broken("an entry has two names");
   const Bytes packed = archive.subspan(data, entry.packed_bytes);
   if (!entry.deflated && packed.size() != entry.bytes) return broken("a stored entry has two sizes");
   std::vector<std::byte> out;

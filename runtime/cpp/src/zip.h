@@ -19,10 +19,10 @@ struct ZipEntry {
   std::size_t local_header = 0;  // where it starts in the archive
 };
 
-// The entries of an archive; the error is of the kind `input`.
+// The entries of an archive, which begins with the first; the error is of the kind `input`.
 Result<std::vector<ZipEntry>> list_zip(Bytes archive);
 
-// An entry, checked against its CRC.
+// An entry, checked against its CRC; its name before the data is that of the directory.
 Result<std::vector<std::byte>> read_zip(Bytes archive, const ZipEntry& entry);
 
 // An archive of stored entries.
