@@ -27,8 +27,9 @@ _DTYPES = [np.dtype(name) for name in ("float32", "float16", "int64", "int32", "
 
 
 def run(*command: str | Path, timeout: int = 1500, **options: object) -> subprocess.CompletedProcess[str]:
+    line = [str(part) for part in command]
     return subprocess.run(
-        [str(part) for part in command], capture_output=True, text=True, timeout=timeout, env=ENVIRONMENT, **options
+        line, check=False, capture_output=True, text=True, timeout=timeout, env=ENVIRONMENT, **options
     )
 
 
@@ -105,8 +106,8 @@ class NativeRuntime:
 
     def _inputs(self, row: dict[str, np.ndarray], kept: list[object]) -> _Inputs:
         tensors = (_Tensor * len(row))()
-        for tensor, (name, array) in zip(tensors, row.items(), strict=True):
-            array = np.ascontiguousarray(array)
+        for tensor, (name, given) in zip(tensors, row.items(), strict=True):
+            array = np.ascontiguousarray(given)
             shape = (ctypes.c_int64 * array.ndim)(*array.shape)
             tensor.name, tensor.dtype, tensor.shape = name.encode(), _DTYPES.index(array.dtype), shape
             tensor.rank, tensor.data = array.ndim, array.ctypes.data

@@ -1,4 +1,4 @@
-"""Builds the C++ runtime and runs its own tests; holds it against Python: same answers, same refusals, same verdicts."""
+"""Builds the C++ runtime and runs its tests; holds it against Python: same answers, same refusals, same verdicts."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ def test_fuzzed_bundles_meet_no_sanitizer(tmp_path: Path, kind: str, count: int)
 
 
 def test_an_installed_package_is_found(native: Path, minilm: Path, tmp_path: Path) -> None:
-    """Installs, then builds the samples outside of the tree against the package, as their READMEs say, and runs them."""
+    """Installs, builds the samples outside of the tree against the package, as their READMEs say, and runs them."""
     checked("cmake", "--install", native, "--prefix", tmp_path / "prefix")
     for folder, name in (("02-embed-in-cpp", "embed_in_cpp"), ("03-embed-in-c", "embed_in_c")):
         sample = shutil.copytree(ROOT / "samples" / folder, tmp_path / folder)
