@@ -20,7 +20,9 @@ namespace {
 using Clock = std::chrono::steady_clock;
 using ctxrt::core::OrtLibrary;
 
-double since(Clock::time_point start) { return std::chrono::duration<double, std::micro>(Clock::now() - start).count(); }
+double since(Clock::time_point start) {
+  return std::chrono::duration<double, std::micro>(Clock::now() - start).count();
+}
 
 void must(bool done, const std::string& what) {
   if (done) return;
@@ -65,13 +67,16 @@ class BareSession {
                                                 ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64, &values[i]));
     }
     for (const auto& name : outputs_) output_names.push_back(name.c_str());
-    check(api_.Run(session_, nullptr, names.data(), values.data(), values.size(), output_names.data(), results.size(), results.data()));
+    check(api_.Run(session_, nullptr, names.data(), values.data(), values.size(), output_names.data(), results.size(),
+                   results.data()));
     for (OrtValue* value : values) api_.ReleaseValue(value);
     for (OrtValue* value : results) api_.ReleaseValue(value);
   }
 
  private:
-  void check(OrtStatus* status) const { must(static_cast<bool>(library_.check(status, "bare session")), "a bare session fails"); }
+  void check(OrtStatus* status) const {
+    must(static_cast<bool>(library_.check(status, "bare session")), "a bare session fails");
+  }
 
   std::int64_t* zeros(std::size_t count) {
     if (zeros_.size() < count) zeros_.assign(count, 0);
@@ -88,10 +93,13 @@ class BareSession {
 
 ctxrt::core::Tensors row(std::vector<std::int64_t>& ids) {
   const std::shared_ptr<void> borrowed;
-  return {{"input_ids", {ctxrt::core::DType::int64, {std::ssize(ids)}, {borrowed, reinterpret_cast<const std::byte*>(ids.data())}}}};
+  return {{"input_ids",
+           {ctxrt::core::DType::int64, {std::ssize(ids)}, {borrowed, reinterpret_cast<const std::byte*>(ids.data())}}}};
 }
 
-std::string unmasked_graph(const ctxrt::core::Bundle& bundle) { return bundle.path(*bundle.manifest.buckets.back().unmasked_graph).string(); }
+std::string unmasked_graph(const ctxrt::core::Bundle& bundle) {
+  return bundle.path(*bundle.manifest.buckets.back().unmasked_graph).string();
+}
 
 std::vector<std::string> output_names(const ctxrt::core::Manifest& manifest) {
   std::vector<std::string> names;
@@ -138,7 +146,8 @@ void measure_opening(const std::string& path, const std::string& how, std::int64
   if (how == "bare") {
     const auto library = OrtLibrary::get();
     must(static_cast<bool>(library), "ONNX Runtime is not found");
-    BareSession(**library, path + "/graphs/ctx-512.unmasked.onnx", {"last_hidden_state", "sentence_embedding"}).run(ids);
+    BareSession(**library, path + "/graphs/ctx-512.unmasked.onnx", {"last_hidden_state", "sentence_embedding"})
+        .run(ids);
   } else {
     ctxrt::core::Runtime::Options options;
     options.verify = how == "checked" ? ctxrt::core::Verify::sizes : ctxrt::core::Verify::full;

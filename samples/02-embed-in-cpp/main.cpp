@@ -80,7 +80,8 @@ int main(int argc, char** argv) {
     }
     const auto stats = runtime.stats();
     std::cout << stats.pool().open_sessions << " session(s) open for " << stats.pool().buckets << " buckets\n";
-    for (std::size_t i = 0; i < stats.pool().fallbacks; ++i) std::cerr << "warning: " << stats.fallback(i).reason << "\n";
+    for (std::size_t i = 0; i < stats.pool().fallbacks; ++i)
+      std::cerr << "warning: " << stats.fallback(i).reason << "\n";
   } catch (const ctxrt::Failure& failure) {
     std::cerr << "error: " << failure.what() << "\nhint: " << failure.hint() << "\n";
     return 2;

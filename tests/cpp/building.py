@@ -16,7 +16,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 SOURCE = ROOT / "runtime" / "cpp"
 BUILD = ROOT / "build"
-ENVIRONMENT = {**os.environ, "CTXRT_PYTHON": sys.executable}
+ENVIRONMENT = {**os.environ, "CTXRT_PYTHON": sys.executable, "PYTHON": sys.executable}
 _PACKAGES = {
     "gtest/gtest.h": "libgtest-dev",
     "nlohmann/json.hpp": "nlohmann-json3-dev",

@@ -26,7 +26,8 @@ void write(const fs::path& path, const std::string& bytes) { std::ofstream(path,
 
 std::string from_hex(const std::string& digits) {
   std::string out;
-  for (std::size_t i = 0; i + 1 < digits.size(); i += 2) out += static_cast<char>(std::stoi(digits.substr(i, 2), nullptr, 16));
+  for (std::size_t i = 0; i + 1 < digits.size(); i += 2)
+    out += static_cast<char>(std::stoi(digits.substr(i, 2), nullptr, 16));
   return out;
 }
 
@@ -61,7 +62,8 @@ void relist(const fs::path& root) {
   for (const auto& entry : fs::recursive_directory_iterator(root)) {
     const std::string path = fs::relative(entry.path(), root).generic_string();
     if (!entry.is_regular_file() || path == "manifest.json") continue;
-    manifest["files"].push_back({{"path", path}, {"bytes", entry.file_size()}, {"sha256", *core::sha256_file(entry.path())}});
+    manifest["files"].push_back(
+        {{"path", path}, {"bytes", entry.file_size()}, {"sha256", *core::sha256_file(entry.path())}});
   }
   write(root / "manifest.json", manifest.dump());
 }
@@ -85,7 +87,8 @@ std::string case_name(const testing::TestParamInfo<Json>& info) {
 core::Tensor array(const Json& json) {
   const auto dtype = *core::find_dtype(json["dtype"].get<std::string>());
   std::vector<double> numbers;
-  for (const auto& value : json["values"]) numbers.push_back(value.is_boolean() ? value.get<bool>() : value.get<double>());
+  for (const auto& value : json["values"])
+    numbers.push_back(value.is_boolean() ? value.get<bool>() : value.get<double>());
   return core::from_doubles(numbers, dtype, json["shape"]);
 }
 

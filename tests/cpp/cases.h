@@ -53,7 +53,7 @@ bool has_onnxruntime();
   if (!ctxrt::tests::has_onnxruntime()) GTEST_SKIP() << "ONNX Runtime is not found: set CTXRT_PYTHON"
 
 // One test for each case of a file.
-#define CTXRT_CASES_OF(Suite, kind)          \
-  class Suite : public testing::TestWithParam<ctxrt::tests::Json> {}; \
+#define CTXRT_CASES_OF(Suite, kind)                                                                                   \
+  class Suite : public testing::TestWithParam<ctxrt::tests::Json> {};                                                 \
   INSTANTIATE_TEST_SUITE_P(Cases, Suite, testing::ValuesIn(ctxrt::tests::load_cases(kind)), ctxrt::tests::case_name); \
   TEST_P(Suite, Holds)

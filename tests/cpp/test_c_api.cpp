@@ -38,9 +38,12 @@ TEST_F(CApi, NullPointersAndUnknownNamesAreInputErrors) {
   const ctxrt_inputs none{nullptr, 1};
   EXPECT_EQ(ctxrt_run(runtime, &none, nullptr, &result), CTXRT_ERROR_INPUT);
   const std::int64_t ids[]{1, 2}, shape[]{2}, negative[]{-2};
-  for (const ctxrt_tensor& tensor : {ctxrt_tensor{nullptr, CTXRT_INT64, shape, 1, ids}, {"input_ids", CTXRT_INT64, nullptr, 1, ids},
-                                     {"input_ids", CTXRT_INT64, negative, 1, ids}, {"input_ids", CTXRT_INT64, shape, 1, nullptr},
-                                     {"input_ids", static_cast<ctxrt_dtype>(17), shape, 1, ids}, {"ids", CTXRT_INT64, shape, 1, ids}}) {
+  for (const ctxrt_tensor& tensor : {ctxrt_tensor{nullptr, CTXRT_INT64, shape, 1, ids},
+                                     {"input_ids", CTXRT_INT64, nullptr, 1, ids},
+                                     {"input_ids", CTXRT_INT64, negative, 1, ids},
+                                     {"input_ids", CTXRT_INT64, shape, 1, nullptr},
+                                     {"input_ids", static_cast<ctxrt_dtype>(17), shape, 1, ids},
+                                     {"ids", CTXRT_INT64, shape, 1, ids}}) {
     const ctxrt_inputs inputs{&tensor, 1};
     EXPECT_EQ(ctxrt_run(runtime, &inputs, nullptr, &result), CTXRT_ERROR_INPUT);
   }
@@ -90,7 +93,8 @@ TEST_F(CApi, TheFaceTellsWhatRan) {
   EXPECT_EQ(runtime.max_length(), 48);
   EXPECT_EQ(runtime.manifest_sha256().size(), 64U);
   const std::vector<std::int64_t> ids(20, 9);
-  const std::vector<std::vector<Input>> inputs{{input<std::int64_t>("input_ids", ids, {20})}, {input<std::int64_t>("input_ids", ids, {2, 10})}};
+  const std::vector<std::vector<Input>> inputs{{input<std::int64_t>("input_ids", ids, {20})},
+                                               {input<std::int64_t>("input_ids", ids, {2, 10})}};
   const auto results = runtime.run_many(inputs);
   ASSERT_EQ(results.size(), 2U);
   EXPECT_EQ(results[1].rows(), 2U);

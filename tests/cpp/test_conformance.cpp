@@ -13,13 +13,20 @@ namespace {
 
 std::string class_of(const core::Error& error) {
   switch (error.kind) {
-    case core::ErrorKind::input: return "InputError";
-    case core::ErrorKind::too_long: return "TooLongError";
-    case core::ErrorKind::bundle: return "BundleError";
-    case core::ErrorKind::backend: return "BackendError";
-    case core::ErrorKind::memory_budget: return "MemoryBudgetError";
-    case core::ErrorKind::missing_part: return "MissingExtraError";
-    default: return "CtxError";
+    case core::ErrorKind::input:
+      return "InputError";
+    case core::ErrorKind::too_long:
+      return "TooLongError";
+    case core::ErrorKind::bundle:
+      return "BundleError";
+    case core::ErrorKind::backend:
+      return "BackendError";
+    case core::ErrorKind::memory_budget:
+      return "MemoryBudgetError";
+    case core::ErrorKind::missing_part:
+      return "MissingExtraError";
+    default:
+      return "CtxError";
   }
 }
 
@@ -28,7 +35,8 @@ void expect_close(const core::Tensor& actual, const core::Tensor& expected, doub
   EXPECT_EQ(actual.dtype, expected.dtype);
   ASSERT_EQ(actual.shape, expected.shape);
   const auto a = core::to_doubles(actual), b = core::to_doubles(expected);
-  for (std::size_t i = 0; i < a.size(); ++i) EXPECT_NEAR(a[i], b[i], tolerance * std::max(1.0, std::fabs(b[i]))) << "at " << i;
+  for (std::size_t i = 0; i < a.size(); ++i)
+    EXPECT_NEAR(a[i], b[i], tolerance * std::max(1.0, std::fabs(b[i]))) << "at " << i;
 }
 
 core::SegmentPlan plan_of(const Json& json) {
@@ -118,12 +126,19 @@ CTXRT_CASES_OF(Segmentation, "segmentation") {
 }
 
 CTXRT_CASES_OF(Fusing, "fusion") {
-  const auto manifest = manifest_of({{"manifest", {{{"op", "replace"}, {"path", "/outputs"}, {"value", {{
-      {"name", "out"}, {"dtype", "float32"}, {"shape", GetParam()["output"]["shape"]},
-      {"fusion", GetParam()["output"]["fusion"]}, {"normalized", GetParam()["output"]["normalized"]}}}}}}}});
+  const auto manifest = manifest_of({{"manifest",
+                                      {{{"op", "replace"},
+                                        {"path", "/outputs"},
+                                        {"value",
+                                         {{{"name", "out"},
+                                           {"dtype", "float32"},
+                                           {"shape", GetParam()["output"]["shape"]},
+                                           {"fusion", GetParam()["output"]["fusion"]},
+                                           {"normalized", GetParam()["output"]["normalized"]}}}}}}}});
   std::vector<core::Tensor> windows;
   for (const auto& window : GetParam()["windows"]) windows.push_back(array(window));
-  expect_close(core::fuse(plan_of(GetParam()["plan"]), windows, manifest.outputs[0]), array(GetParam()["expected"]), 1e-6);
+  expect_close(core::fuse(plan_of(GetParam()["plan"]), windows, manifest.outputs[0]), array(GetParam()["expected"]),
+               1e-6);
 }
 
 CTXRT_CASES_OF(Run, "run") {
@@ -142,8 +157,12 @@ CTXRT_CASES_OF(Run, "run") {
   const auto& result = results->front();
   Json dispatch;
   for (const auto& row : result.dispatch) {
-    dispatch.push_back({{"length", row.length}, {"bucket", row.bucket}, {"backend", core::name_of(row.backend)},
-                        {"padding", row.padding}, {"segments", row.segments}, {"reason", row.reason}});
+    dispatch.push_back({{"length", row.length},
+                        {"bucket", row.bucket},
+                        {"backend", core::name_of(row.backend)},
+                        {"padding", row.padding},
+                        {"segments", row.segments},
+                        {"reason", row.reason}});
   }
   EXPECT_EQ(dispatch, GetParam()["dispatch"]);
   EXPECT_EQ(Json(result.outputs.at("hidden").shape), GetParam()["outputs"]["hidden"]);

@@ -16,7 +16,7 @@ from ctx_runtime.bundle import Bundle
 from ctx_runtime.errors import BundleError
 from ctx_runtime.runtime import Runtime
 from tests.cpp.building import BUILD, ROOT, SOURCE, NativeRuntime, build, checked, run
-from tests.fixtures.bundles import write_tiny_bundle
+from tests.fixtures.bundles import edit_manifest, rehash, write_tiny_bundle
 from tests.fixtures.mutations import mutate_graph, mutate_manifest, seeded
 from tests.runtime.test_bundle import CASES
 
@@ -221,10 +221,37 @@ def write_listed(root: Path, path: str, data: bytes) -> None:
     (root / "manifest.json").write_text(json.dumps(manifest))
 
 
+@pytest.mark.timeout(1800)
+def test_the_tensorrt_plugin_compiles_and_says_what_it_lacks(native: Path, tmp_path: Path) -> None:
+    headers = BUILD / "tensorrt-headers"
+    got = run(SOURCE / "scripts" / "get-tensorrt-headers", headers, timeout=120)
+    if got.returncode:
+        pytest.skip(f"the headers of TensorRT can't be had: {got.stderr.strip()[-200:]}")
+    checked("cmake", "-S", SOURCE, "-B", native, f"-DCTXRT_TENSORRT_HEADERS={headers}")
+    checked("cmake", "--build", native, "-j", "2")
+    root = write_tiny_bundle(tmp_path / "tiny")
+    (root / "engines").mkdir()
+    (root / "engines/all.engine").write_bytes(b"no engine")
+    engine = {
+        "backend": "tensorrt",
+        "targets": ["sm89"],
+        "file": "engines/all.engine",
+        "library_version": "10.14.1.48",
+        "network": "fp32",
+        "optimization_profiles": {"ctx-16": 0},
+    }
+    rehash(root)
+    edit_manifest(root, lambda manifest: manifest["engines"].append(engine))
+    edit_manifest(root, lambda manifest: manifest["buckets"][0].update(backends=["tensorrt"]))
+    done = run(native / "ctxrt", "explain", root, "--length", "5")
+    assert done.returncode == 2
+    assert "is not installed" in done.stderr or "no GPU" in done.stderr
+    assert "plug-in" not in done.stderr
+
+
 def test_the_sources_are_clean(native: Path) -> None:
-    """clang-tidy with the checks of `.clang-tidy`, on the part of the code that an application includes."""
+    """clang-tidy with the checks of `.clang-tidy`, on the files that decide most."""
     tidy = shutil.which("clang-tidy")
     if tidy is None:
         pytest.skip("clang-tidy is not installed")
-    checked(tidy, "-p", native, "--quiet", SOURCE / "src" / "c_api.cpp")
-    assert BUILD.exists()
+    checked(tidy, "-p", native, "--quiet", SOURCE / "src" / "c_api.cpp", SOURCE / "src" / "runtime.cpp")

@@ -64,7 +64,8 @@ TEST(Zip, RefusesDamage) {
 }
 
 TEST(Cast, LosesNoNumber) {
-  const auto big = core::make_tensor(core::DType::int64, {1}, [](std::byte* out) { *reinterpret_cast<std::int64_t*>(out) = 1LL << 40; });
+  const auto big = core::make_tensor(core::DType::int64, {1},
+                                     [](std::byte* out) { *reinterpret_cast<std::int64_t*>(out) = 1LL << 40; });
   EXPECT_FALSE(core::cast(big, core::DType::int32));
   EXPECT_TRUE(core::cast(core::from_doubles(std::array{7.0}, core::DType::int64, {1}), core::DType::int32));
   EXPECT_FALSE(core::cast(core::from_doubles(std::array{2.0}, core::DType::int64, {1}), core::DType::boolean));

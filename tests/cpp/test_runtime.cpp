@@ -23,7 +23,8 @@ class OnTiny : public testing::Test {
  protected:
   void SetUp() override { CTXRT_NEEDS_ONNXRUNTIME(); }
 
-  std::unique_ptr<core::Runtime> open(const Json& changes = Json::object(), const core::Runtime::Options& options = {}) {
+  std::unique_ptr<core::Runtime> open(const Json& changes = Json::object(),
+                                      const core::Runtime::Options& options = {}) {
     auto runtime = core::Runtime::open(make_bundle(folder_.path(), changes), options);
     if (!runtime) throw std::runtime_error(runtime.error().message);
     return *std::move(runtime);
@@ -64,8 +65,9 @@ TEST_F(OnTiny, ThreadsGetTheAnswersOfOneThread) {
 }
 
 TEST_F(OnTiny, ThreadsShareAPoolThatHoldsOneSession) {
-  const auto runtime = open({{"manifest", {{{"op", "replace"}, {"path", "/buckets/0/precision"}, {"value", "int8"}},
-                                           {{"op", "replace"}, {"path", "/session_budget"}, {"value", 9 << 20}}}}});
+  const auto runtime = open({{"manifest",
+                              {{{"op", "replace"}, {"path", "/buckets/0/precision"}, {"value", "int8"}},
+                               {{"op", "replace"}, {"path", "/session_budget"}, {"value", 9 << 20}}}}});
   const auto expected_short = pooled(*runtime, request(5, 1)), expected_long = pooled(*runtime, request(40, 2));
   std::atomic<int> wrong{0};
   {
@@ -86,7 +88,8 @@ TEST_F(OnTiny, ThreadsShareAPoolThatHoldsOneSession) {
 TEST_F(OnTiny, ABatchGivesTheAnswersOfSingleRuns) {
   const auto runtime = open();
   std::vector<core::Tensors> inputs;
-  for (const std::int64_t length : {3, 16, 4, 17, 100, 3, 48}) inputs.push_back(request(length, static_cast<std::uint32_t>(length)));
+  for (const std::int64_t length : {3, 16, 4, 17, 100, 3, 48})
+    inputs.push_back(request(length, static_cast<std::uint32_t>(length)));
   const auto results = runtime->run(inputs);
   ASSERT_TRUE(results) << results.error().message;
   for (std::size_t i = 0; i < inputs.size(); ++i) {
@@ -148,8 +151,10 @@ TEST_F(OnTiny, GoldenVectorsPassAndDamageFails) {
   EXPECT_TRUE(report->passed());
   EXPECT_EQ(report->cases.size(), 4U);
   TemporaryFolder other;
-  const Json changed{{"files", {{{"path", "graphs/weights.bin"}, {"truncate", 0}}, {{"path", "graphs/weights.bin"}, {"truncate", 1792}}}},
-                     {"relist", true}};
+  const Json changed{
+      {"files",
+       {{{"path", "graphs/weights.bin"}, {"truncate", 0}}, {{"path", "graphs/weights.bin"}, {"truncate", 1792}}}},
+      {"relist", true}};
   const auto zeros = core::open_bundle(make_bundle(other.path(), changed));
   ASSERT_TRUE(zeros) << zeros.error().message;
   EXPECT_FALSE(core::verify(*zeros, {})->passed());

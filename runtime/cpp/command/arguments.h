@@ -11,7 +11,7 @@
 namespace ctxrt::command {
 
 struct Option {
-  std::string name;  // "--input"
+  std::string name;      // "--input"
   std::string argument;  // what the help calls its value; empty for a switch
   std::string help;
 };

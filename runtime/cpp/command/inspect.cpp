@@ -36,19 +36,21 @@ void print_bundle(const core::Bundle& bundle) {
     std::string backends;
     for (const auto backend : bucket.backends) backends += text(backends.empty() ? "" : ", ", core::name_of(backend));
     buckets.push_back({bucket.name, text(bucket.min_length, "..", bucket.max_length),
-                       text(bucket.batch.min, "..", bucket.batch.max), std::string(core::name_of(bucket.precision)), backends,
-                       bucket.graph});
+                       text(bucket.batch.min, "..", bucket.batch.max), std::string(core::name_of(bucket.precision)),
+                       backends, bucket.graph});
   }
   print_table(buckets);
   for (const auto& engine : manifest.engines) {
     print_table({{text("engine ", engine.file, ": ", core::name_of(engine.backend), " ", engine.library_version)}});
   }
-  print_table({{text("longer than ", manifest.max_length(), " tokens: ", core::name_of(manifest.overflow.policy), ", overlap ",
-                     manifest.overflow.overlap)}});
+  print_table({{text("longer than ", manifest.max_length(), " tokens: ", core::name_of(manifest.overflow.policy),
+                     ", overlap ", manifest.overflow.overlap)}});
 }
 
 nlohmann::ordered_json to_json(const core::ParityCase& one) {
-  const auto finite = [](double number) { return std::isfinite(number) ? nlohmann::ordered_json(number) : nlohmann::ordered_json(); };
+  const auto finite = [](double number) {
+    return std::isfinite(number) ? nlohmann::ordered_json(number) : nlohmann::ordered_json();
+  };
   return {{"bucket", one.bucket},
           {"form", core::name_of(one.form)},
           {"length", one.length()},
@@ -92,7 +94,8 @@ core::Result<int> verify(const Arguments& arguments) {
       rows.push_back({one.bucket, std::string(core::name_of(one.form)), text(one.length()), text(one.lengths.size()),
                       fixed(one.max_abs, 7), fixed(one.cosine, 6), one.passed ? "pass" : "FAIL"});
     }
-    for (const auto& [bucket, reason] : report.unverified) rows.push_back({bucket, "", "", "", "", "", "unverified: " + reason});
+    for (const auto& [bucket, reason] : report.unverified)
+      rows.push_back({bucket, "", "", "", "", "", "unverified: " + reason});
     print_table(rows);
   }
   return report.passed() ? 0 : 1;

@@ -51,7 +51,8 @@ void print_help() {
   for (const auto& command : commands()) {
     std::cout << command.name << ": " << command.help << "\n";
     for (const auto& option : command.options) {
-      std::cout << "    " << option.name << (option.argument.empty() ? "" : " " + option.argument) << ": " << option.help << "\n";
+      std::cout << "    " << option.name << (option.argument.empty() ? "" : " " + option.argument) << ": "
+                << option.help << "\n";
     }
     std::cout << "    example: ctxrt " << command.name << " minilm.bundle " << command.example << "\n";
   }

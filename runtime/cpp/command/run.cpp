@@ -49,7 +49,8 @@ Status read_raw(const std::string& given, Tensors& inputs) {
   if (bytes.size() != expected.bytes()) {
     return input_error(text(parts[3], " has ", bytes.size(), " bytes, its shape needs ", expected.bytes()));
   }
-  inputs[parts[0]] = core::make_tensor(*dtype, shape, [&](std::byte* out) { std::copy(bytes.begin(), bytes.end(), out); });
+  inputs[parts[0]] =
+      core::make_tensor(*dtype, shape, [&](std::byte* out) { std::copy(bytes.begin(), bytes.end(), out); });
   return core::Unit{};
 }
 
@@ -139,7 +140,11 @@ Result<int> explain(const Arguments& arguments) {
   CTXRT_ASSIGN(const auto told, runtime->explain(length, batch));
   const std::string backend(core::name_of(told.backend));
   if (arguments.has("--json")) {
-    print_json({{"length", told.length}, {"bucket", told.bucket}, {"backend", backend}, {"segments", told.segments}, {"reason", told.reason}});
+    print_json({{"length", told.length},
+                {"bucket", told.bucket},
+                {"backend", backend},
+                {"segments", told.segments},
+                {"reason", told.reason}});
   } else {
     print_table({{"length", "bucket", "backend", "segments", "reason"},
                  {text(told.length), told.bucket, backend, text(told.segments), told.reason}});
@@ -172,8 +177,15 @@ Result<int> bench(const Arguments& arguments) {
     const double p50 = ms[ms.size() / 2], p95 = ms[ms.size() * 95 / 100];
     const auto& how = warm.front().dispatch.front();
     const double rate = static_cast<double>(length * batch) / p50 * 1e3;
-    rows.push_back({text(length), text(batch), how.bucket, text(how.segments), fixed(p50, 3), fixed(p95, 3), fixed(rate, 0)});
-    json.push_back({{"length", length}, {"batch", batch}, {"bucket", how.bucket}, {"segments", how.segments}, {"p50_ms", p50}, {"p95_ms", p95}, {"tokens_per_second", rate}});
+    rows.push_back(
+        {text(length), text(batch), how.bucket, text(how.segments), fixed(p50, 3), fixed(p95, 3), fixed(rate, 0)});
+    json.push_back({{"length", length},
+                    {"batch", batch},
+                    {"bucket", how.bucket},
+                    {"segments", how.segments},
+                    {"p50_ms", p50},
+                    {"p95_ms", p95},
+                    {"tokens_per_second", rate}});
   }
   if (arguments.has("--json")) {
     print_json({{"lengths", json}});

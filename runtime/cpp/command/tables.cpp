@@ -31,8 +31,8 @@ std::string fixed(double number, int digits) {
 }
 
 nlohmann::ordered_json to_json(const core::Dispatch& dispatch) {
-  return {{"length", dispatch.length},     {"bucket", dispatch.bucket},     {"backend", core::name_of(dispatch.backend)},
-          {"padding", dispatch.padding},   {"segments", dispatch.segments}, {"ms", dispatch.ms},
+  return {{"length", dispatch.length},   {"bucket", dispatch.bucket},     {"backend", core::name_of(dispatch.backend)},
+          {"padding", dispatch.padding}, {"segments", dispatch.segments}, {"ms", dispatch.ms},
           {"reason", dispatch.reason}};
 }
 

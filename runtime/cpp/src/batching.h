@@ -17,8 +17,8 @@ struct Job {
   std::string reason;  // why this bucket, in words
 };
 
-// Indices of `jobs` that run together; every index stands in one batch. Where padding is not allowed, only rows of equal
-// length share one.
+// Indices of `jobs` that run together; every index stands in one batch. Where padding is not allowed, only rows of
+// equal length share one.
 std::vector<std::vector<std::size_t>> form_batches(const std::vector<Job>& jobs, bool may_pad);
 
 }  // namespace ctxrt::core

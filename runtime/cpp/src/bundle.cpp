@@ -18,8 +18,9 @@ Status check_buckets(const Manifest& manifest) {
   std::int64_t expected = 1;
   for (const auto& bucket : manifest.buckets) {
     if (bucket.min_length != expected) {
-      return bundle_error("buckets", text("manifest.json: ", bucket.min_length > expected ? "a gap" : "an overlap", " before ",
-                                          bucket.name, ": it starts at ", bucket.min_length, ", expected ", expected));
+      return bundle_error("buckets",
+                          text("manifest.json: ", bucket.min_length > expected ? "a gap" : "an overlap", " before ",
+                               bucket.name, ": it starts at ", bucket.min_length, ", expected ", expected));
     }
     expected = bucket.max_length + 1;
   }
@@ -118,7 +119,8 @@ Status check_graphs(Bundle& bundle) {
 
 Result<Bundle> open_bundle(const Path& path, Verify verify) {
   const auto not_a_bundle = [&] {
-    return bundle_error("not-a-bundle", text("'", path.string(), "' is not a bundle: it has no manifest.json that can be read"),
+    return bundle_error("not-a-bundle",
+                        text("'", path.string(), "' is not a bundle: it has no manifest.json that can be read"),
                         "name the folder that `ctx-export build` wrote");
   };
   std::error_code failure;

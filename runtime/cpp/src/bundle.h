@@ -17,8 +17,8 @@ namespace ctxrt::core {
 struct Bundle {
   Path root;  // without links
   Manifest manifest;
-  std::string manifest_sha256;                                 // of the bytes of manifest.json; it names the bundle
-  std::map<std::string, std::vector<StoredTensor>> stored;     // by graph: its tensors in the weight file
+  std::string manifest_sha256;                              // of the bytes of manifest.json; it names the bundle
+  std::map<std::string, std::vector<StoredTensor>> stored;  // by graph: its tensors in the weight file
 
   Path path(const std::string& relative) const { return root / relative; }
 };

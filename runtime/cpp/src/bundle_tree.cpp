@@ -33,7 +33,8 @@ bool is_safe_path(std::string_view path) {
 }
 
 std::string lower(std::string path) {
-  std::transform(path.begin(), path.end(), path.begin(), [](char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c + 32) : c; });
+  std::transform(path.begin(), path.end(), path.begin(),
+                 [](char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c + 32) : c; });
   return path;
 }
 
@@ -59,7 +60,8 @@ class Walk {
   Status visit_folder(const std::string& folder) {
     std::error_code failure;
     std::set<std::string> names;
-    for (fs::directory_iterator entry(root_ / folder, failure), end; !failure && entry != end; entry.increment(failure)) {
+    for (fs::directory_iterator entry(root_ / folder, failure), end; !failure && entry != end;
+         entry.increment(failure)) {
       names.insert(entry->path().filename().string());
     }
     if (failure) return bundle_error("file-missing", text("'", folder, "' can't be read: ", failure.message()));
@@ -97,16 +99,19 @@ Status check_plain(const Path& path, const std::string& name) {
   struct stat status {};
   if (::lstat(path.c_str(), &status) != 0) return bundle_error("not-a-bundle", text("'", name, "' can't be read"));
   if (!S_ISREG(status.st_mode)) return bundle_error("link", text("'", name, "' is not a regular file"));
-  if (status.st_nlink > 1) return bundle_error("link", text("'", name, "' is a hard link: something else can change it"));
+  if (status.st_nlink > 1)
+    return bundle_error("link", text("'", name, "' is a hard link: something else can change it"));
   return Unit{};
 }
 
 Status check_listed_paths(const Manifest& manifest) {
   std::set<std::string> seen{std::string(kManifestName)};
   for (const auto& record : manifest.files) {
-    if (!is_safe_path(record.path)) return bundle_error("path-unsafe", text("'", record.path, "' is not a path that a bundle may have"));
+    if (!is_safe_path(record.path))
+      return bundle_error("path-unsafe", text("'", record.path, "' is not a path that a bundle may have"));
     if (!seen.insert(lower(record.path)).second) {
-      return bundle_error("path-unsafe", text("'", record.path, "' is listed twice, or differs from another only in case"));
+      return bundle_error("path-unsafe",
+                          text("'", record.path, "' is listed twice, or differs from another only in case"));
     }
   }
   return Unit{};

@@ -43,15 +43,23 @@ thread_local Error last_error{ErrorKind::internal, "", "", ""};
 
 ctxrt_status status_of(ErrorKind kind) {
   switch (kind) {
-    case ErrorKind::input: return CTXRT_ERROR_INPUT;
-    case ErrorKind::too_long: return CTXRT_ERROR_TOO_LONG;
-    case ErrorKind::bundle: return CTXRT_ERROR_BUNDLE;
-    case ErrorKind::backend: return CTXRT_ERROR_BACKEND;
-    case ErrorKind::memory_budget: return CTXRT_ERROR_MEMORY_BUDGET;
-    case ErrorKind::missing_part: return CTXRT_ERROR_MISSING_PART;
-    case ErrorKind::cancelled: return CTXRT_ERROR_CANCELLED;
+    case ErrorKind::input:
+      return CTXRT_ERROR_INPUT;
+    case ErrorKind::too_long:
+      return CTXRT_ERROR_TOO_LONG;
+    case ErrorKind::bundle:
+      return CTXRT_ERROR_BUNDLE;
+    case ErrorKind::backend:
+      return CTXRT_ERROR_BACKEND;
+    case ErrorKind::memory_budget:
+      return CTXRT_ERROR_MEMORY_BUDGET;
+    case ErrorKind::missing_part:
+      return CTXRT_ERROR_MISSING_PART;
+    case ErrorKind::cancelled:
+      return CTXRT_ERROR_CANCELLED;
     case ErrorKind::closed:
-    case ErrorKind::internal: break;
+    case ErrorKind::internal:
+      break;
   }
   return CTXRT_ERROR_INTERNAL;
 }
@@ -120,7 +128,8 @@ Result<Tensors> view(const ctxrt_inputs& given) {
 }
 
 ctxrt_tensor shown(const std::string& name, const Tensor& tensor) {
-  return {name.c_str(), static_cast<ctxrt_dtype>(tensor.dtype), tensor.shape.data(), tensor.shape.size(), tensor.data.get()};
+  return {name.c_str(), static_cast<ctxrt_dtype>(tensor.dtype), tensor.shape.data(), tensor.shape.size(),
+          tensor.data.get()};
 }
 
 Result<core::Runtime::Options> options_of(const ctxrt_options* given) {
@@ -163,7 +172,9 @@ ctxrt_status ctxrt_open(const char* path, const ctxrt_options* options, ctxrt_ru
 
 void ctxrt_close(ctxrt_runtime* runtime) { delete runtime; }
 
-const char* ctxrt_manifest_sha256(const ctxrt_runtime* runtime) { return runtime->runtime->bundle().manifest_sha256.c_str(); }
+const char* ctxrt_manifest_sha256(const ctxrt_runtime* runtime) {
+  return runtime->runtime->bundle().manifest_sha256.c_str();
+}
 
 int64_t ctxrt_max_length(const ctxrt_runtime* runtime) { return runtime->runtime->bundle().manifest.max_length(); }
 
@@ -175,7 +186,8 @@ void ctxrt_cancel_now(ctxrt_cancel* cancel) {
 
 void ctxrt_cancel_free(ctxrt_cancel* cancel) { delete cancel; }
 
-ctxrt_status ctxrt_run(ctxrt_runtime* runtime, const ctxrt_inputs* inputs, ctxrt_cancel* cancel, ctxrt_result** result) {
+ctxrt_status ctxrt_run(ctxrt_runtime* runtime, const ctxrt_inputs* inputs, ctxrt_cancel* cancel,
+                       ctxrt_result** result) {
   return ctxrt_run_many(runtime, inputs, 1, cancel, result);
 }
 
@@ -244,7 +256,8 @@ ctxrt_status ctxrt_explain(ctxrt_runtime* runtime, int64_t length, int64_t batch
 
 void ctxrt_explanation_get(const ctxrt_explanation* explanation, ctxrt_dispatch* dispatch) {
   const auto& told = explanation->explanation;
-  *dispatch = {told.length, told.bucket.c_str(), core::name_of(told.backend).data(), 0, told.segments, 0, told.reason.c_str()};
+  *dispatch = {told.length, told.bucket.c_str(), core::name_of(told.backend).data(), 0, told.segments,
+               0,           told.reason.c_str()};
 }
 
 void ctxrt_explanation_free(ctxrt_explanation* explanation) { delete explanation; }
@@ -261,7 +274,8 @@ void ctxrt_stats_free(ctxrt_stats* stats) { delete stats; }
 
 void ctxrt_stats_pool(const ctxrt_stats* stats, ctxrt_pool_stats* pool) {
   const auto& state = stats->stats.pool;
-  *pool = {state.open_sessions, state.resident_bytes, state.evictions, stats->stats.buckets.size(), state.fallbacks.size()};
+  *pool = {state.open_sessions, state.resident_bytes, state.evictions, stats->stats.buckets.size(),
+           state.fallbacks.size()};
 }
 
 ctxrt_status ctxrt_stats_bucket(const ctxrt_stats* stats, size_t index, ctxrt_bucket_stats* bucket) {
@@ -304,7 +318,8 @@ ctxrt_status ctxrt_report_case(const ctxrt_report* report, size_t index, ctxrt_p
     CTXRT_CHECK(check_pointers(report, parity_case));
     CTXRT_CHECK(check_index(index, report->report.cases.size()));
     const auto& one = report->report.cases[index];
-    *parity_case = {one.bucket.c_str(), one.length(), std::ssize(one.lengths), one.max_abs, one.cosine, one.passed ? 1 : 0};
+    *parity_case = {one.bucket.c_str(), one.length(), std::ssize(one.lengths),
+                    one.max_abs,        one.cosine,   one.passed ? 1 : 0};
     return Unit{};
   });
 }

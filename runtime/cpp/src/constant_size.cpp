@@ -15,21 +15,59 @@ constexpr std::int64_t kInt64 = 7;
 
 // Operators that give no more elements than they take in all, but for a shape.
 const Operators& no_larger() {
-  static const Operators operators{
-      "Abs",        "Cast",       "CastLike",   "Ceil",      "Clip",      "Cos",     "DequantizeLinear",
-      "Erf",        "Exp",        "Flatten",    "Floor",     "Gelu",      "Identity", "Log",
-      "Neg",        "Not",        "QuantizeLinear", "Reciprocal", "ReduceMax", "ReduceMean", "ReduceMin",
-      "ReduceProd", "ReduceSum",  "Relu",       "Reshape",   "Round",     "Shape",   "Sigmoid",
-      "Sign",       "Sin",        "Size",       "Slice",     "Softmax",   "Sqrt",    "Squeeze",
-      "Tanh",       "Transpose",  "Trilu",      "Unsqueeze", "Concat",    "LayerNormalization"};
+  static const Operators operators{"Abs",
+                                   "Cast",
+                                   "CastLike",
+                                   "Ceil",
+                                   "Clip",
+                                   "Cos",
+                                   "DequantizeLinear",
+                                   "Erf",
+                                   "Exp",
+                                   "Flatten",
+                                   "Floor",
+                                   "Gelu",
+                                   "Identity",
+                                   "Log",
+                                   "Neg",
+                                   "Not",
+                                   "QuantizeLinear",
+                                   "Reciprocal",
+                                   "ReduceMax",
+                                   "ReduceMean",
+                                   "ReduceMin",
+                                   "ReduceProd",
+                                   "ReduceSum",
+                                   "Relu",
+                                   "Reshape",
+                                   "Round",
+                                   "Shape",
+                                   "Sigmoid",
+                                   "Sign",
+                                   "Sin",
+                                   "Size",
+                                   "Slice",
+                                   "Softmax",
+                                   "Sqrt",
+                                   "Squeeze",
+                                   "Tanh",
+                                   "Transpose",
+                                   "Trilu",
+                                   "Unsqueeze",
+                                   "Concat",
+                                   "LayerNormalization"};
   return operators;
 }
 
 // Operators that give at most the product of the elements that they take.
 const Operators& broadcasting() {
-  static const Operators operators{"Add",    "And",            "Div",  "Equal",       "Gather", "GatherElements", "GatherND",
-                                   "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "MatMul", "Max",            "Min",
-                                   "Mod",    "Mul",            "Or",   "Pow",         "Sub",    "Where"};
+  static const Operators operators{"Add",      "And",         "Div",
+                                   "Equal",    "Gather",      "GatherElements",
+                                   "GatherND", "Greater",     "GreaterOrEqual",
+                                   "Less",     "LessOrEqual", "MatMul",
+                                   "Max",      "Min",         "Mod",
+                                   "Mul",      "Or",          "Pow",
+                                   "Sub",      "Where"};
   return operators;
 }
 
@@ -37,14 +75,16 @@ const Operators& broadcasting() {
 std::int64_t elements(const KnownValue& value) {
   if (const auto* count = std::get_if<std::int64_t>(&value)) return *count;
   std::int64_t product = 1;
-  for (const auto size : std::get<const onnx::Tensor*>(value)->dims) product = bounded_product(product, std::max<std::int64_t>(size, 1));
+  for (const auto size : std::get<const onnx::Tensor*>(value)->dims)
+    product = bounded_product(product, std::max<std::int64_t>(size, 1));
   return product;
 }
 
 // The elements of a shape that a small int64 tensor of the file holds.
 Result<std::int64_t> elements_of_shape(const onnx::Node& node, const KnownValue& value) {
   const auto* tensor = std::get_if<const onnx::Tensor*>(&value);
-  if (tensor == nullptr || !(*tensor)->raw_data || (*tensor)->data_type != kInt64 || (*tensor)->raw_data->size() % 8 != 0) {
+  if (tensor == nullptr || !(*tensor)->raw_data || (*tensor)->data_type != kInt64 ||
+      (*tensor)->raw_data->size() % 8 != 0) {
     return bundle_error("graph-size", text(node.op_type, " '", node.name, "' takes a shape that can't be told"));
   }
   std::int64_t product = 1;
@@ -110,7 +150,8 @@ Result<KnownValue> constant_value(const onnx::Node& node, const Scope& scope) {
     CTXRT_ASSIGN(const std::int64_t shape, elements_of_shape(node, expands ? inputs.back() : inputs.front()));
     return KnownValue{expands ? bounded_product(elements(inputs.front()), shape) : shape};
   }
-  return bundle_error("graph-size", text(node.op_type, " '", node.name, "' takes only constants: compute it in the build"));
+  return bundle_error("graph-size",
+                      text(node.op_type, " '", node.name, "' takes only constants: compute it in the build"));
 }
 
 }  // namespace ctxrt::core

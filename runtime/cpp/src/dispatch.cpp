@@ -106,8 +106,8 @@ Result<Dispatcher::Lease> Dispatcher::enter(const std::string& key, const Bucket
   }
   lock.unlock();
   CTXRT_ASSIGN(auto session, opener_.open(bucket, form, backend, [&](const std::string& reason) {
-                 note_failure("share|" + reason, {bucket.name, backend, reason});
-               }));
+    note_failure("share|" + reason, {bucket.name, backend, reason});
+  }));
   CTXRT_CHECK(make_room(*session, slot.get()));
   lock.lock();
   slot->session = std::move(session);

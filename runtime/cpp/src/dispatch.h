@@ -20,7 +20,7 @@ struct Fallback {
 };
 
 struct DispatcherOptions {
-  std::vector<Backend> backends;               // overrides each bucket's own order of preference; empty: does not
+  std::vector<Backend> backends;  // overrides each bucket's own order of preference; empty: does not
   ShareWeights share_weights = ShareWeights::mmap;
   std::optional<std::int64_t> session_budget;  // bytes of private memory of the open sessions together
 };

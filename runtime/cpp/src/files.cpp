@@ -16,7 +16,9 @@ namespace {
 
 constexpr std::size_t kChunk = 1 << 20;
 
-Error unreadable(const Path& path) { return input_error(text(path.string(), " can't be read: ", std::strerror(errno))); }
+Error unreadable(const Path& path) {
+  return input_error(text(path.string(), " can't be read: ", std::strerror(errno)));
+}
 
 class OpenFile {
  public:

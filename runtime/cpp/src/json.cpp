@@ -115,7 +115,8 @@ std::string Value::string(std::size_t min, std::size_t max) const {
 }
 
 std::size_t Value::choice(std::span<const std::string_view> words) const {
-  const auto found = json_->is_string() ? std::find(words.begin(), words.end(), json_->get_ref<const std::string&>()) : words.end();
+  const auto found =
+      json_->is_string() ? std::find(words.begin(), words.end(), json_->get_ref<const std::string&>()) : words.end();
   if (found != words.end()) return found - words.begin();
   std::string known;
   for (const auto word : words) known += text(known.empty() ? "" : ", ", word);
@@ -133,7 +134,8 @@ std::vector<Value> Value::elements(std::size_t min, std::size_t max) const {
     refuse(text("expected ", min, " to ", max, " elements, got ", json_->size()));
     return out;
   }
-  for (std::size_t i = 0; i < json_->size(); ++i) out.emplace_back((*json_)[i], text(where_.empty() ? "" : where_ + ".", i), *problems_);
+  for (std::size_t i = 0; i < json_->size(); ++i)
+    out.emplace_back((*json_)[i], text(where_.empty() ? "" : where_ + ".", i), *problems_);
   return out;
 }
 

@@ -40,7 +40,8 @@ struct Range {
 // One value and where it stands, "buckets.1.max_length"; every reader checks the type and tells `problems`.
 class Value {
  public:
-  Value(const Json& json, std::string where, Problems& problems) : json_(&json), where_(std::move(where)), problems_(&problems) {}
+  Value(const Json& json, std::string where, Problems& problems)
+      : json_(&json), where_(std::move(where)), problems_(&problems) {}
 
   void refuse(std::string_view what) const { problems_->add(where_, what); }
   bool is_null() const { return json_->is_null(); }

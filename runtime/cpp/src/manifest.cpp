@@ -8,7 +8,8 @@ namespace {
 
 constexpr std::array<std::string_view, 5> kPrecisions{"fp32", "fp16", "bf16", "int8", "int4"};
 constexpr std::array<std::string_view, 6> kBackends{
-    "onnxruntime-cpu", "onnxruntime-cuda", "onnxruntime-tensorrt", "onnxruntime-tensorrt-rtx", "tensorrt", "tensorrt-rtx"};
+    "onnxruntime-cpu",          "onnxruntime-cuda", "onnxruntime-tensorrt",
+    "onnxruntime-tensorrt-rtx", "tensorrt",         "tensorrt-rtx"};
 constexpr std::array<std::string_view, 3> kPolicies{"segment", "truncate", "error"};
 
 }  // namespace
@@ -39,8 +40,9 @@ const InputSpec* Manifest::find_role(Role role) const {
 }
 
 std::optional<std::size_t> find_bucket(const std::vector<Bucket>& buckets, std::int64_t length) {
-  const auto found = std::lower_bound(buckets.begin(), buckets.end(), length,
-                                      [](const Bucket& bucket, std::int64_t value) { return bucket.max_length < value; });
+  const auto found =
+      std::lower_bound(buckets.begin(), buckets.end(), length,
+                       [](const Bucket& bucket, std::int64_t value) { return bucket.max_length < value; });
   if (found == buckets.end()) return std::nullopt;
   return found - buckets.begin();
 }

@@ -25,7 +25,14 @@ enum class Fusion { concat, mean, max, attention };
 enum class OverflowPolicy { segment, truncate, error };
 enum class ShareWeights { mmap, off };
 enum class Precision { fp32, fp16, bf16, int8, int4 };
-enum class Backend { onnxruntime_cpu, onnxruntime_cuda, onnxruntime_tensorrt, onnxruntime_tensorrt_rtx, tensorrt, tensorrt_rtx };
+enum class Backend {
+  onnxruntime_cpu,
+  onnxruntime_cuda,
+  onnxruntime_tensorrt,
+  onnxruntime_tensorrt_rtx,
+  tensorrt,
+  tensorrt_rtx
+};
 enum class Form { masked, unmasked };
 
 std::string_view name_of(Precision precision);

@@ -27,7 +27,8 @@ constexpr std::array<std::string_view, 3> kPolicies{"segment", "truncate", "erro
 constexpr std::array<std::string_view, 2> kShareWeights{"mmap", "off"};
 constexpr std::array<std::string_view, 5> kPrecisions{"fp32", "fp16", "bf16", "int8", "int4"};
 constexpr std::array<std::string_view, 6> kBackends{
-    "onnxruntime-cpu", "onnxruntime-cuda", "onnxruntime-tensorrt", "onnxruntime-tensorrt-rtx", "tensorrt", "tensorrt-rtx"};
+    "onnxruntime-cpu",          "onnxruntime-cuda", "onnxruntime-tensorrt",
+    "onnxruntime-tensorrt-rtx", "tensorrt",         "tensorrt-rtx"};
 constexpr std::array<std::string_view, 4> kRopeKinds{"linear", "ntk", "yarn", "llama3"};
 constexpr std::array<std::string_view, 3> kSourceKinds{"huggingface", "safetensors", "module"};
 
@@ -45,7 +46,8 @@ std::string read_name(const Value& value) {
 std::string read_sha256(const Value& value) {
   auto digits = value.string();
   const auto hex = [](char c) { return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'f'); };
-  if (digits.size() != 64 || !std::all_of(digits.begin(), digits.end(), hex)) value.refuse("expected 64 hexadecimal digits");
+  if (digits.size() != 64 || !std::all_of(digits.begin(), digits.end(), hex))
+    value.refuse("expected 64 hexadecimal digits");
   return digits;
 }
 
@@ -73,7 +75,8 @@ std::int64_t read_dim(const Value& value, bool symbolic) {
 void read_tensor(Object& object, const Value& where, TensorSpec& spec) {
   spec.name = read_name(object.required("name"));
   spec.dtype = read_choice<DType>(object.required("dtype"), kDTypes);
-  spec.shape = read_all(object.required("shape"), 1, 8, [](const Value& dim) { return read_dim(dim, dim.is_string()); });
+  spec.shape =
+      read_all(object.required("shape"), 1, 8, [](const Value& dim) { return read_dim(dim, dim.is_string()); });
   const auto batches = std::count(spec.shape.begin(), spec.shape.end(), kBatch);
   const auto lengths = std::count(spec.shape.begin(), spec.shape.end(), kLength);
   if (spec.shape.empty() || spec.shape[0] != kBatch || batches > 1 || lengths > 1) {
@@ -151,7 +154,8 @@ SubNetwork read_subnetwork(const Value& value) {
   part.layers = size("layers", 4096);
   part.heads = size("heads", 4096);
   part.ffn = size("ffn", 1 << 20);
-  if (const auto scaling = object.optional("rope_scaling")) part.rope_scaling = read_nullable(*scaling, read_rope_scaling);
+  if (const auto scaling = object.optional("rope_scaling"))
+    part.rope_scaling = read_nullable(*scaling, read_rope_scaling);
   object.finish();
   return part;
 }
@@ -181,8 +185,9 @@ Bucket read_bucket(const Value& value) {
   bucket.batch = read_batch(object.required("batch"));
   bucket.precision = read_choice<Precision>(object.required("precision"), kPrecisions);
   bucket.threads = object.required("threads").integer({0, 1024});
-  bucket.memory_budget = read_nullable(object.required("memory_budget"),
-                                       [](const Value& bytes) { return bytes.integer({1, std::int64_t{1} << 50}); });
+  bucket.memory_budget = read_nullable(object.required("memory_budget"), [](const Value& bytes) {
+    return bytes.integer({1, std::int64_t{1} << 50});
+  });
   bucket.backends = read_all(object.required("backends"), 1, kAny,
                              [](const Value& name) { return read_choice<Backend>(name, kBackends); });
   bucket.subnetwork = read_nullable(object.required("subnetwork"), read_subnetwork);
@@ -211,7 +216,8 @@ EngineRecord read_engine(const Value& value) {
   engine.library_version = object.required("library_version").string();
   engine.network = object.required("network").string();
   const auto profiles = object.required("optimization_profiles");
-  for (const auto& [bucket, index] : profiles.entries()) engine.optimization_profiles[bucket] = index.integer(kNotNegative);
+  for (const auto& [bucket, index] : profiles.entries())
+    engine.optimization_profiles[bucket] = index.integer(kNotNegative);
   if (engine.optimization_profiles.empty()) profiles.refuse("expected at least one bucket");
   if (const auto stripped = object.optional("stripped")) engine.stripped = stripped->boolean();
   object.finish();
@@ -275,7 +281,8 @@ void check_manifest(const Manifest& manifest, Problems& problems) {
     problems.add("", "no input has a length axis");
   }
   for (const auto role : {Role::tokens, Role::mask}) {
-    const auto count = std::count_if(inputs.begin(), inputs.end(), [role](const auto& spec) { return spec.role == role; });
+    const auto count =
+        std::count_if(inputs.begin(), inputs.end(), [role](const auto& spec) { return spec.role == role; });
     if (count > 1) problems.add("", text("more than one input has the role ", kRoles[static_cast<std::size_t>(role)]));
   }
   const auto framing = std::ssize(manifest.special_tokens.prefix) + std::ssize(manifest.special_tokens.suffix);
@@ -301,8 +308,8 @@ Manifest read_manifest(const Value& value, Problems& problems) {
   manifest.buckets = read_all(object.required("buckets"), 1, 64, read_bucket);
   if (const auto engines = object.optional("engines")) manifest.engines = read_all(*engines, 0, 256, read_engine);
   manifest.overflow = read_overflow(object.required("overflow"));
-  manifest.session_budget = read_nullable(object.required("session_budget"),
-                                          [](const Value& bytes) { return bytes.integer(kPositive); });
+  manifest.session_budget =
+      read_nullable(object.required("session_budget"), [](const Value& bytes) { return bytes.integer(kPositive); });
   manifest.share_weights = read_choice<ShareWeights>(object.required("share_weights"), kShareWeights);
   manifest.weights = read_nullable(object.required("weights"), read_path);
   manifest.tokenizer = read_nullable(object.required("tokenizer"), read_path);

@@ -46,11 +46,13 @@ bool take_shape(std::string_view& left, Shape& shape) {
 // Reads the header of an npy file as numpy writes it: `{'descr': '<f4', 'fortran_order': False, 'shape': (2, 3), }`.
 bool read_dictionary(std::string_view left, NpyHeader& header) {
   if (!take(left, "{'descr': '")) return false;
-  const auto type = std::find_if(kTypeCodes.begin(), kTypeCodes.end(), [&](const auto& one) { return left.starts_with(one.code); });
+  const auto type =
+      std::find_if(kTypeCodes.begin(), kTypeCodes.end(), [&](const auto& one) { return left.starts_with(one.code); });
   if (type == kTypeCodes.end()) return false;
   header.dtype = type->dtype;
   left.remove_prefix(type->code.size());
-  if (!take(left, "', 'fortran_order': False, 'shape': (") || !take_shape(left, header.shape) || !take(left, ", }")) return false;
+  if (!take(left, "', 'fortran_order': False, 'shape': (") || !take_shape(left, header.shape) || !take(left, ", }"))
+    return false;
   left.remove_prefix(std::min(left.find_first_not_of(' '), left.size()));
   return left == "\n";
 }
@@ -88,7 +90,8 @@ Result<std::vector<ZipEntry>> list_arrays(Bytes archive, std::size_t max_bytes) 
 }
 
 std::vector<std::byte> npy_of(const Tensor& array) {
-  const auto code = std::find_if(kTypeCodes.begin(), kTypeCodes.end(), [&](const auto& type) { return type.dtype == array.dtype; });
+  const auto code =
+      std::find_if(kTypeCodes.begin(), kTypeCodes.end(), [&](const auto& type) { return type.dtype == array.dtype; });
   std::string shape;
   for (const auto size : array.shape) shape += text(shape.empty() ? "" : ", ", size);
   if (array.shape.size() == 1) shape += ",";
@@ -109,7 +112,8 @@ std::vector<std::byte> npy_of(const Tensor& array) {
 std::optional<NpyHeader> parse_npy_header(Bytes file) {
   const std::string_view characters(reinterpret_cast<const char*>(file.data()), file.size());
   if (characters.size() < kPreamble || !characters.starts_with(kMagic)) return std::nullopt;
-  const std::size_t length = static_cast<unsigned char>(characters[8]) + 256 * static_cast<unsigned char>(characters[9]);
+  const std::size_t length =
+      static_cast<unsigned char>(characters[8]) + 256 * static_cast<unsigned char>(characters[9]);
   if (length > kMaxHeaderBytes || characters.size() - kPreamble < length) return std::nullopt;
   NpyHeader header;
   header.data = kPreamble + length;

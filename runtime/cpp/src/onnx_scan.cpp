@@ -19,27 +19,52 @@ constexpr int kMaxDepth = 8;
 constexpr std::int64_t kMaxComputedElements = 1 << 24;
 
 // Bits of an element by TensorProto.DataType; 0: refused, as strings and complex numbers are.
-constexpr std::array<int, 27> kBits{0,  32, 8, 8, 16, 16, 32, 64, 0, 8, 16, 64, 32, 64,
-                                    0,  0,  16, 8, 8, 8,  8,  4,  4, 4, 8,  2,  2};
+constexpr std::array<int, 27> kBits{0, 32, 8,  8, 16, 16, 32, 64, 0, 8, 16, 64, 32, 64,
+                                    0, 0,  16, 8, 8,  8,  8,  4,  4, 4, 8,  2,  2};
 constexpr std::string_view kContrib = "com.microsoft";
 
 // The operators of `com.microsoft` that a graph may use. Others read files or call back into the host.
 const std::unordered_set<std::string_view>& contrib_operators() {
-  static const std::unordered_set<std::string_view> operators{
-      "Attention",           "BiasGelu",         "DequantizeLinear", "DynamicQuantizeMatMul",
-      "FastGelu",            "FusedMatMul",      "GatherBlockQuantized", "Gelu",
-      "GroupQueryAttention", "MatMulIntegerToFloat", "MatMulNBits",  "MultiHeadAttention",
-      "QAttention",          "QuickGelu",        "QuantizeLinear",   "RotaryEmbedding",
-      "SimplifiedLayerNormalization", "SkipLayerNormalization", "SkipSimplifiedLayerNormalization"};
+  static const std::unordered_set<std::string_view> operators{"Attention",
+                                                              "BiasGelu",
+                                                              "DequantizeLinear",
+                                                              "DynamicQuantizeMatMul",
+                                                              "FastGelu",
+                                                              "FusedMatMul",
+                                                              "GatherBlockQuantized",
+                                                              "Gelu",
+                                                              "GroupQueryAttention",
+                                                              "MatMulIntegerToFloat",
+                                                              "MatMulNBits",
+                                                              "MultiHeadAttention",
+                                                              "QAttention",
+                                                              "QuickGelu",
+                                                              "QuantizeLinear",
+                                                              "RotaryEmbedding",
+                                                              "SimplifiedLayerNormalization",
+                                                              "SkipLayerNormalization",
+                                                              "SkipSimplifiedLayerNormalization"};
   return operators;
 }
 
 // Operators that may leave an input out, by an empty name; ONNX Runtime ends the process at some others that do.
 const std::unordered_set<std::string_view>& may_leave_input_out() {
-  static const std::unordered_set<std::string_view> operators{
-      "Attention", "Clip", "DequantizeLinear", "GatherBlockQuantized", "GroupQueryAttention", "Loop",
-      "MatMulNBits", "MultiHeadAttention", "Pad", "QAttention", "QuantizeLinear", "Resize",
-      "RotaryEmbedding", "SkipLayerNormalization", "SkipSimplifiedLayerNormalization", "Slice"};
+  static const std::unordered_set<std::string_view> operators{"Attention",
+                                                              "Clip",
+                                                              "DequantizeLinear",
+                                                              "GatherBlockQuantized",
+                                                              "GroupQueryAttention",
+                                                              "Loop",
+                                                              "MatMulNBits",
+                                                              "MultiHeadAttention",
+                                                              "Pad",
+                                                              "QAttention",
+                                                              "QuantizeLinear",
+                                                              "Resize",
+                                                              "RotaryEmbedding",
+                                                              "SkipLayerNormalization",
+                                                              "SkipSimplifiedLayerNormalization",
+                                                              "Slice"};
   return operators;
 }
 
@@ -49,12 +74,18 @@ std::int64_t bits_of(std::int64_t data_type) {
 
 std::int64_t data_type_of(DType dtype) {
   switch (dtype) {
-    case DType::float32: return 1;
-    case DType::float16: return 10;
-    case DType::int64: return 7;
-    case DType::int32: return 6;
-    case DType::boolean: return 9;
-    case DType::float64: break;
+    case DType::float32:
+      return 1;
+    case DType::float16:
+      return 10;
+    case DType::int64:
+      return 7;
+    case DType::int32:
+      return 6;
+    case DType::boolean:
+      return 9;
+    case DType::float64:
+      break;
   }
   return 11;
 }
@@ -115,7 +146,8 @@ class Scan {
   Error syntax(const std::string& what) const { return bundle_error("graph-syntax", text(path_, " ", what)); }
 
   Error undecodable() const {
-    if (decoder_.too_many_fields()) return bundle_error("graph-size", text(path_, " has more than ", kMaxFields, " fields"));
+    if (decoder_.too_many_fields())
+      return bundle_error("graph-size", text(path_, " has more than ", kMaxFields, " fields"));
     return syntax("is not an ONNX file of the supported form: " + decoder_.problem());
   }
 
@@ -124,8 +156,10 @@ class Scan {
                       const std::vector<TensorSpec>& specs) const {
     std::set<std::string> names;
     for (const auto& value : values) {
-      const auto spec = std::find_if(specs.begin(), specs.end(), [&](const auto& one) { return one.name == value.name; });
-      if (!names.insert(value.name).second) return bundle_error("graph-inputs", text(path_, " has an ", kind, " twice"));
+      const auto spec =
+          std::find_if(specs.begin(), specs.end(), [&](const auto& one) { return one.name == value.name; });
+      if (!names.insert(value.name).second)
+        return bundle_error("graph-inputs", text(path_, " has an ", kind, " twice"));
       if (spec == specs.end()) {
         return bundle_error("graph-inputs", text(path_, ": the ", kind, " '", value.name, "' is not in the manifest"));
       }
@@ -234,7 +268,8 @@ class Scan {
       return bundle_error("weight-range", where + " needs a location, an offset and a length, once each");
     }
     const auto offset = decimal(entries["offset"]), length = decimal(entries["length"]);
-    if (!offset || !length) return bundle_error("weight-range", where + " has no number of bytes where one is expected");
+    if (!offset || !length)
+      return bundle_error("weight-range", where + " has no number of bytes where one is expected");
     if (*length != bytes || bytes == 0) {
       return bundle_error("weight-range", text(where, " has ", *length, " bytes, its shape needs ", bytes));
     }

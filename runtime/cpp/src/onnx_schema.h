@@ -1,8 +1,8 @@
 // The part of ONNX's file format that a bundle's graphs use; the same as ctx_runtime/onnx_schema.py.
 //
 // Absent on purpose, and so refused: functions, training information, sparse tensors, quantization annotations, device
-// configurations, attributes that refer to a function's, types other than tensors, segmented tensors, and numbers in any
-// form but `raw_data` or external data. Field numbers: https://github.com/onnx/onnx/blob/main/onnx/onnx.proto
+// configurations, attributes that refer to a function's, types other than tensors, segmented tensors, and numbers in
+// any form but `raw_data` or external data. Field numbers: https://github.com/onnx/onnx/blob/main/onnx/onnx.proto
 #pragma once
 
 #include <cstdint>

@@ -23,8 +23,8 @@ class Opener {
   // engine file.
   std::string key(const Bucket& bucket, Form form, Backend backend) const;
 
-  // `backend` or `missing_part` where the backend is not there or refuses the graph or the engine, `memory_budget` where
-  // there is not enough memory. `on_fallback` is told why weights are not shared where they should be.
+  // `backend` or `missing_part` where the backend is not there or refuses the graph or the engine, `memory_budget`
+  // where there is not enough memory. `on_fallback` is told why weights are not shared where they should be.
   Result<std::unique_ptr<Session>> open(const Bucket& bucket, Form form, Backend backend,
                                         const std::function<void(const std::string&)>& on_fallback);
 

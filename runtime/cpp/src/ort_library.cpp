@@ -8,10 +8,6 @@
 
 #include "utf8.h"
 
-#ifndef CTXRT_DEFAULT_ONNXRUNTIME
-#define CTXRT_DEFAULT_ONNXRUNTIME ""
-#endif
-
 namespace ctxrt::core {
 namespace {
 
@@ -29,8 +25,8 @@ std::string from_environment(const char* name) {
 // The library in the wheel of the environment that a Python program belongs to; empty if there is none.
 std::string in_wheel(const fs::path& python) {
   std::error_code failure;
-  for (fs::directory_iterator version(python.parent_path().parent_path() / "lib", failure), end; !failure && version != end;
-       version.increment(failure)) {
+  for (fs::directory_iterator version(python.parent_path().parent_path() / "lib", failure), end;
+       !failure && version != end; version.increment(failure)) {
     const fs::path folder = version->path() / "site-packages/onnxruntime/capi";
     std::error_code absent;
     for (fs::directory_iterator file(folder, absent), last; !absent && file != last; file.increment(absent)) {
@@ -71,10 +67,12 @@ Result<OrtLibrary> OrtLibrary::open(const std::string& file) {
   library.version_ = get_base()->GetVersionString();
   library.api_ = negotiate(*get_base());
   if (library.api_ == nullptr) {
-    return backend_error(text("ONNX Runtime ", library.version_, " is older than the API ", kOldestApi, " that is needed"));
+    return backend_error(
+        text("ONNX Runtime ", library.version_, " is older than the API ", kOldestApi, " that is needed"));
   }
   const OrtApi& api = library.api();
-  CTXRT_CHECK(library.check(api.CreateEnv(ORT_LOGGING_LEVEL_FATAL, "ctxrt", &library.env_), "ONNX Runtime does not start"));
+  CTXRT_CHECK(
+      library.check(api.CreateEnv(ORT_LOGGING_LEVEL_FATAL, "ctxrt", &library.env_), "ONNX Runtime does not start"));
   char** names = nullptr;
   int count = 0;
   CTXRT_CHECK(library.check(api.GetAvailableProviders(&names, &count), "ONNX Runtime tells no execution providers"));

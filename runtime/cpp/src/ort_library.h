@@ -17,9 +17,10 @@ class OrtOwned {
  public:
   using Release = void(ORT_API_CALL*)(T*);
   OrtOwned() = default;
-  OrtOwned(T* object, Release release) : owned_(object, [release](T* released) {
-    if (released != nullptr) release(released);
-  }) {}
+  OrtOwned(T* object, Release release)
+      : owned_(object, [release](T* released) {
+          if (released != nullptr) release(released);
+        }) {}
 
   T* get() const { return owned_.get(); }
 

@@ -8,27 +8,38 @@ namespace {
 
 std::string provider_of(Backend backend) {
   switch (backend) {
-    case Backend::onnxruntime_cuda: return "CUDAExecutionProvider";
-    case Backend::onnxruntime_tensorrt: return "TensorrtExecutionProvider";
-    case Backend::onnxruntime_tensorrt_rtx: return "NvTensorRTRTXExecutionProvider";
-    default: return "CPUExecutionProvider";
+    case Backend::onnxruntime_cuda:
+      return "CUDAExecutionProvider";
+    case Backend::onnxruntime_tensorrt:
+      return "TensorrtExecutionProvider";
+    case Backend::onnxruntime_tensorrt_rtx:
+      return "NvTensorRTRTXExecutionProvider";
+    default:
+      return "CPUExecutionProvider";
   }
 }
 
 ONNXTensorElementDataType element_type(DType dtype) {
   switch (dtype) {
-    case DType::float32: return ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT;
-    case DType::float16: return ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16;
-    case DType::int64: return ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64;
-    case DType::int32: return ONNX_TENSOR_ELEMENT_DATA_TYPE_INT32;
-    case DType::boolean: return ONNX_TENSOR_ELEMENT_DATA_TYPE_BOOL;
-    case DType::float64: break;
+    case DType::float32:
+      return ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT;
+    case DType::float16:
+      return ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16;
+    case DType::int64:
+      return ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64;
+    case DType::int32:
+      return ONNX_TENSOR_ELEMENT_DATA_TYPE_INT32;
+    case DType::boolean:
+      return ONNX_TENSOR_ELEMENT_DATA_TYPE_BOOL;
+    case DType::float64:
+      break;
   }
   return ONNX_TENSOR_ELEMENT_DATA_TYPE_DOUBLE;
 }
 
 std::optional<DType> dtype_of(ONNXTensorElementDataType type) {
-  for (const auto dtype : {DType::float32, DType::float16, DType::int64, DType::int32, DType::boolean, DType::float64}) {
+  for (const auto dtype :
+       {DType::float32, DType::float16, DType::int64, DType::int32, DType::boolean, DType::float64}) {
     if (element_type(dtype) == type) return dtype;
   }
   return std::nullopt;
@@ -36,7 +47,8 @@ std::optional<DType> dtype_of(ONNXTensorElementDataType type) {
 
 // The names of a session's inputs or outputs, by the functions of the API that count and tell them.
 template <class Count, class Name>
-Result<std::vector<std::string>> names_of(const OrtLibrary& library, const OrtSession* session, Count count, Name name) {
+Result<std::vector<std::string>> names_of(const OrtLibrary& library, const OrtSession* session, Count count,
+                                          Name name) {
   const OrtApi& api = library.api();
   OrtAllocator* allocator = nullptr;
   std::size_t size = 0;
@@ -76,15 +88,17 @@ Status OrtGraphSession::start() {
   const OrtApi& api = library_.api();
   CTXRT_ASSIGN(const auto options, make_options());
   OrtMemoryInfo* memory = nullptr;
-  CTXRT_CHECK(library_.check(api.CreateCpuMemoryInfo(OrtDeviceAllocator, OrtMemTypeDefault, &memory), "memory information"));
+  CTXRT_CHECK(
+      library_.check(api.CreateCpuMemoryInfo(OrtDeviceAllocator, OrtMemTypeDefault, &memory), "memory information"));
   memory_ = {memory, api.ReleaseMemoryInfo};
   OrtSession* opened = nullptr;
   const std::string what = text("can't open ", plan_.graph.filename().string());
   if (plan_.shared) {
     const std::lock_guard lock(plan_.shared->opening());
-    CTXRT_CHECK(library_.check(api.CreateSessionWithPrepackedWeightsContainer(library_.env(), plan_.graph.c_str(), options.get(),
-                                                                              plan_.shared->container(), &opened),
-                               what));
+    CTXRT_CHECK(
+        library_.check(api.CreateSessionWithPrepackedWeightsContainer(
+                           library_.env(), plan_.graph.c_str(), options.get(), plan_.shared->container(), &opened),
+                       what));
   } else {
     CTXRT_CHECK(library_.check(api.CreateSession(library_.env(), plan_.graph.c_str(), options.get(), &opened), what));
   }
@@ -132,7 +146,8 @@ Status OrtGraphSession::append_provider(OrtSessionOptions* options) const {
   }
   if (plan_.backend == Backend::onnxruntime_tensorrt_rtx) {
     return library_.check(
-        api.SessionOptionsAppendExecutionProvider(options, "NvTensorRTRTXExecutionProvider", nullptr, nullptr, 0), what);
+        api.SessionOptionsAppendExecutionProvider(options, "NvTensorRTRTXExecutionProvider", nullptr, nullptr, 0),
+        what);
   }
   return Unit{};
 }
@@ -144,9 +159,10 @@ Result<std::vector<OrtOwned<OrtValue>>> OrtGraphSession::bind(const Tensors& fee
     const auto& tensor = feeds.find(name)->second;
     OrtValue* value = nullptr;
     auto* bytes = const_cast<std::byte*>(tensor.data.get());  // ONNX Runtime reads through the pointer only
-    CTXRT_CHECK(library_.check(api.CreateTensorWithDataAsOrtValue(memory_.get(), bytes, tensor.bytes(), tensor.shape.data(),
-                                                                  tensor.shape.size(), element_type(tensor.dtype), &value),
-                               "an input"));
+    CTXRT_CHECK(
+        library_.check(api.CreateTensorWithDataAsOrtValue(memory_.get(), bytes, tensor.bytes(), tensor.shape.data(),
+                                                          tensor.shape.size(), element_type(tensor.dtype), &value),
+                       "an input"));
     values.emplace_back(value, api.ReleaseValue);
   }
   return values;

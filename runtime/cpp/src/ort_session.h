@@ -12,8 +12,8 @@
 namespace ctxrt::core {
 
 struct OrtSessionPlan {
-  Path graph;                             // an ONNX file of a verified bundle
-  std::string name;                       // what the bundle calls it
+  Path graph;        // an ONNX file of a verified bundle
+  std::string name;  // what the bundle calls it
   Backend backend = Backend::onnxruntime_cpu;
   std::int64_t threads = 0;               // of one run; 0 leaves it to ONNX Runtime
   std::int64_t resident_bytes = 0;        // what it is expected to keep in private memory
@@ -22,7 +22,8 @@ struct OrtSessionPlan {
 
 class OrtGraphSession final : public Session {
  public:
-  // `backend` where ONNX Runtime lacks the execution provider or refuses the graph, `memory_budget` where memory is short.
+  // `backend` where ONNX Runtime lacks the execution provider or refuses the graph, `memory_budget` where memory is
+  // short.
   static Result<std::unique_ptr<Session>> open(const OrtLibrary& library, OrtSessionPlan plan);
 
   Backend backend() const override { return plan_.backend; }

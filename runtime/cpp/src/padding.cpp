@@ -21,7 +21,8 @@ std::string names_of(const Manifest& manifest) {
 
 Status check_names(const Tensors& given, const Manifest& manifest) {
   const auto known = [&](const std::string& name) {
-    return std::any_of(manifest.inputs.begin(), manifest.inputs.end(), [&](const auto& spec) { return spec.name == name; });
+    return std::any_of(manifest.inputs.begin(), manifest.inputs.end(),
+                       [&](const auto& spec) { return spec.name == name; });
   };
   for (const auto& [name, tensor] : given) {
     if (!known(name)) return input_error(text("unknown input '", name, "'"), "the bundle takes " + names_of(manifest));
@@ -92,7 +93,8 @@ Tensor zeros(DType dtype, const Shape& shape) {
 }
 
 // Every input of the manifest as (batch, length, …) in its own dtype, without those that may be left out.
-Result<std::vector<Tensor>> checked_arrays(const Tensors& given, const Manifest& manifest, Sizes& sizes, bool& batched) {
+Result<std::vector<Tensor>> checked_arrays(const Tensors& given, const Manifest& manifest, Sizes& sizes,
+                                           bool& batched) {
   std::vector<Tensor> arrays(manifest.inputs.size());
   bool first = true;
   for (std::size_t i = 0; i < arrays.size(); ++i) {
@@ -150,7 +152,8 @@ Result<Rows> read_rows(const Tensors& given, const Manifest& manifest) {
   Rows result;
   CTXRT_ASSIGN(auto arrays, checked_arrays(given, manifest, sizes, result.batched));
   const std::int64_t batch = sizes.batch.value_or(0), longest = sizes.length.value_or(0);
-  if (batch == 0 || longest == 0) return input_error("the input is empty", "give at least one row of at least one token");
+  if (batch == 0 || longest == 0)
+    return input_error("the input is empty", "give at least one row of at least one token");
   CTXRT_CHECK(check_tokens(arrays, manifest));
   std::vector<std::int64_t> lengths(batch, longest);
   for (std::size_t i = 0; i < arrays.size(); ++i) {
@@ -167,7 +170,8 @@ Result<Rows> read_rows(const Tensors& given, const Manifest& manifest) {
     for (std::size_t i = 0; i < arrays.size(); ++i) {
       if (!arrays[i].data) continue;
       row.arrays[i] = row_of(arrays[i], index);
-      if (const auto axis = manifest.inputs[i].length_axis()) row.arrays[i] = slice(row.arrays[i], *axis - 1, 0, row.length);
+      if (const auto axis = manifest.inputs[i].length_axis())
+        row.arrays[i] = slice(row.arrays[i], *axis - 1, 0, row.length);
     }
     result.rows.push_back(std::move(row));
   }

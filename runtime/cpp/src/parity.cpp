@@ -46,7 +46,9 @@ void count_top1(const std::vector<double>& a, const std::vector<double>& b, std:
 
 void compare_row(const Tensor& expected, const Tensor& actual, ParityCase& measured, Hits& hits) {
   const auto a = to_doubles(actual), b = to_doubles(expected);
-  const auto finite = [](const auto& numbers) { return std::all_of(numbers.begin(), numbers.end(), [](double n) { return std::isfinite(n); }); };
+  const auto finite = [](const auto& numbers) {
+    return std::all_of(numbers.begin(), numbers.end(), [](double n) { return std::isfinite(n); });
+  };
   if (actual.shape != expected.shape || !finite(a) || !finite(b)) {
     measured.max_abs = measured.max_rel = kInfinite;
     measured.cosine = -1;
@@ -66,10 +68,12 @@ void compare_row(const Tensor& expected, const Tensor& actual, ParityCase& measu
 std::int64_t ParityCase::length() const { return *std::max_element(lengths.begin(), lengths.end()); }
 
 bool ParityReport::passed() const {
-  return !cases.empty() && unverified.empty() && std::all_of(cases.begin(), cases.end(), [](const auto& one) { return one.passed; });
+  return !cases.empty() && unverified.empty() &&
+         std::all_of(cases.begin(), cases.end(), [](const auto& one) { return one.passed; });
 }
 
-void compare(const Tensors& expected, const Tensors& actual, const std::vector<OutputSpec>& outputs, ParityCase& measured) {
+void compare(const Tensors& expected, const Tensors& actual, const std::vector<OutputSpec>& outputs,
+             ParityCase& measured) {
   for (const auto& spec : outputs) {
     Hits hits;
     for (std::size_t row = 0; row < measured.lengths.size(); ++row) {

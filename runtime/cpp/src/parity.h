@@ -17,9 +17,9 @@ struct ParityCase {
   Form form = Form::masked;
   std::vector<std::int64_t> lengths;  // the true length of each row, in tokens
   std::int64_t padded_to = 0;
-  double max_abs = 0, max_rel = 0;    // max_rel: |a - b| / max(|b|, 1e-3)
-  double cosine = 1;                  // smallest of a row's flattened output
-  double top1 = 1;                    // share of equal argmax over the last axis
+  double max_abs = 0, max_rel = 0;  // max_rel: |a - b| / max(|b|, 1e-3)
+  double cosine = 1;                // smallest of a row's flattened output
+  double top1 = 1;                  // share of equal argmax over the last axis
   Tolerance tolerance;
   bool passed = false;
 
@@ -35,7 +35,8 @@ struct ParityReport {
 
 // Fills in the figures of `measured`, whose lengths and tolerance are set: `outputs` (batch, …) row by row, over each
 // row's own length. A number that is not finite, or another shape, is a failure.
-void compare(const Tensors& expected, const Tensors& actual, const std::vector<OutputSpec>& outputs, ParityCase& measured);
+void compare(const Tensors& expected, const Tensors& actual, const std::vector<OutputSpec>& outputs,
+             ParityCase& measured);
 
 // Runs the golden vectors of every bucket on the backends that serve it here.
 Result<ParityReport> verify(const Bundle& bundle, const DispatcherOptions& options);

@@ -23,13 +23,19 @@ bool Decoder::read_field(Bytes& bytes, Field& field) {
   field.number = tag >> 3U;
   field.wire_type = tag & 7U;
   switch (field.wire_type) {
-    case varint: return read_varint(bytes, field.integer);
+    case varint:
+      return read_varint(bytes, field.integer);
     case length_delimited:
       if (!read_varint(bytes, size)) return false;
       break;
-    case fixed32: size = 4; break;
-    case fixed64: size = 8; break;
-    default: return fail(text("wire type ", field.wire_type, " is not supported"));
+    case fixed32:
+      size = 4;
+      break;
+    case fixed64:
+      size = 8;
+      break;
+    default:
+      return fail(text("wire type ", field.wire_type, " is not supported"));
   }
   if (size > bytes.size()) return fail(text("a field of ", size, " bytes where ", bytes.size(), " are left"));
   field.bytes = bytes.first(size);

@@ -74,13 +74,13 @@ inline Error backend_error(std::string message, std::string hint = "") {
 #define CTXRT_JOIN(a, b) CTXRT_JOIN_(a, b)
 
 // Returns from the calling function with the error, if there is one.
-#define CTXRT_CHECK(expression)                                           \
-  do {                                                                    \
+#define CTXRT_CHECK(expression)                                                      \
+  do {                                                                               \
     if (auto checked_ = (expression); !checked_) return std::move(checked_).error(); \
   } while (false)
 
 // `CTXRT_ASSIGN(auto size, file_size(path))`: the value, or a return with the error.
-#define CTXRT_ASSIGN(declaration, expression)                             \
-  auto CTXRT_JOIN(result_, __LINE__) = (expression);                      \
+#define CTXRT_ASSIGN(declaration, expression)                                                  \
+  auto CTXRT_JOIN(result_, __LINE__) = (expression);                                           \
   if (!CTXRT_JOIN(result_, __LINE__)) return std::move(CTXRT_JOIN(result_, __LINE__)).error(); \
   declaration = *std::move(CTXRT_JOIN(result_, __LINE__))

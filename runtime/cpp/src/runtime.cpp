@@ -119,7 +119,8 @@ Result<std::vector<Runtime::Answer>> Runtime::run_rows(std::span<const Row* cons
     CTXRT_ASSIGN(auto cut, split(*row, parts));
     for (auto& part : parts) {
       CTXRT_ASSIGN(auto choice, choose_bucket(manifest().buckets, part.length, 1));
-      jobs.push_back({std::move(part), choice.bucket, cut.plan.has_value(), cut.note.empty() ? choice.reason : cut.note});
+      jobs.push_back(
+          {std::move(part), choice.bucket, cut.plan.has_value(), cut.note.empty() ? choice.reason : cut.note});
     }
     plans.push_back(std::move(cut.plan));
   }
@@ -167,8 +168,9 @@ Status Runtime::run_batch(const std::vector<Job>& jobs, std::span<const std::siz
   count(bucket.name, rows, longest, seconds);
   for (std::size_t i = 0; i < batch.size(); ++i) {
     const std::int64_t length = rows[i]->length;
-    answers[batch[i]] = {outputs_of_row(outputs, i, length),
-                         {length, bucket.name, session->backend(), longest - length, 1, seconds * 1e3, jobs[batch[i]].reason}};
+    answers[batch[i]] = {
+        outputs_of_row(outputs, i, length),
+        {length, bucket.name, session->backend(), longest - length, 1, seconds * 1e3, jobs[batch[i]].reason}};
   }
   return Unit{};
 }
@@ -181,7 +183,8 @@ Status Runtime::check_outputs(const Tensors& outputs, std::int64_t batch, std::i
     std::replace(expected.begin(), expected.end(), kLength, length);
     const auto& found = outputs.find(spec.name)->second.shape;
     if (found != expected) {
-      return backend_error(text("output '", spec.name, "' has shape ", describe(found), ", expected ", describe(expected)));
+      return backend_error(
+          text("output '", spec.name, "' has shape ", describe(found), ", expected ", describe(expected)));
     }
   }
   return Unit{};

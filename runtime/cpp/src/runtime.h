@@ -19,13 +19,13 @@ namespace ctxrt::core {
 
 // How one row was run.
 struct Dispatch {
-  std::int64_t length;   // tokens
-  std::string bucket;    // that ran it, or its segments
+  std::int64_t length;  // tokens
+  std::string bucket;   // that ran it, or its segments
   Backend backend;
   std::int64_t padding;  // tokens that were added to it
   std::int64_t segments;
-  double ms;             // wall time of the runs that the row had a part in
-  std::string reason;    // why this bucket; says so where the row was cut or truncated
+  double ms;           // wall time of the runs that the row had a part in
+  std::string reason;  // why this bucket; says so where the row was cut or truncated
 };
 
 // Outputs have a batch axis if the inputs had one; token outputs of shorter rows are zero beyond their length.

@@ -13,7 +13,8 @@ constexpr double kSmallestNorm = 1e-12;
 
 double dot(const Numbers& a, const Numbers& b) { return std::inner_product(a.begin(), a.end(), b.begin(), 0.0); }
 
-std::vector<std::int64_t> window_indices(std::int64_t length, std::int64_t start, std::int64_t content, Framing framing) {
+std::vector<std::int64_t> window_indices(std::int64_t length, std::int64_t start, std::int64_t content,
+                                         Framing framing) {
   std::vector<std::int64_t> indices(framing.prefix + content + framing.suffix);
   const auto body = indices.begin() + framing.prefix, tail = body + content;
   std::iota(indices.begin(), body, 0);
@@ -112,7 +113,8 @@ Tensor fuse(const SegmentPlan& plan, std::span<const Tensor> outputs, const Outp
   std::vector<Numbers> rows;
   for (const auto& output : outputs) rows.push_back(to_doubles(output));
   Numbers weights;
-  for (const auto& segment : plan.segments) weights.push_back(static_cast<double>(segment.owned_stop - segment.owned_start));
+  for (const auto& segment : plan.segments)
+    weights.push_back(static_cast<double>(segment.owned_stop - segment.owned_start));
   if (spec.fusion == Fusion::attention) {
     const Numbers shares = closeness(rows, weights);
     std::transform(weights.begin(), weights.end(), shares.begin(), weights.begin(), std::multiplies<>());

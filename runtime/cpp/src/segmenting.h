@@ -11,9 +11,9 @@
 namespace ctxrt::core {
 
 struct Segment {
-  std::int64_t start;                       // the first content position of the window
-  std::int64_t owned_start, owned_stop;     // the content positions whose outputs are taken from this window
-  std::vector<std::int64_t> indices;        // positions of the row that make the window: prefix, content, suffix
+  std::int64_t start;                    // the first content position of the window
+  std::int64_t owned_start, owned_stop;  // the content positions whose outputs are taken from this window
+  std::vector<std::int64_t> indices;     // positions of the row that make the window: prefix, content, suffix
 };
 
 struct SegmentPlan {

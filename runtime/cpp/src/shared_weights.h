@@ -1,5 +1,5 @@
-// One copy of a bundle's weights for all sessions of a runtime: the mapped weight file, and one container of the layouts
-// that ONNX Runtime repacks them to.
+// One copy of a bundle's weights for all sessions of a runtime: the mapped weight file, and one container of the
+// layouts that ONNX Runtime repacks them to.
 #pragma once
 
 #include <memory>

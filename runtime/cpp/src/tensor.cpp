@@ -21,15 +21,14 @@ constexpr std::array kDTypes = {
     DTypeFacts{DType::boolean, "bool", 1},    DTypeFacts{DType::float64, "float64", 8},
 };
 
-bool is_float(DType dtype) {
-  return dtype == DType::float32 || dtype == DType::float16 || dtype == DType::float64;
-}
+bool is_float(DType dtype) { return dtype == DType::float32 || dtype == DType::float16 || dtype == DType::float64; }
 
 // A tensor seen along one axis: `outer` blocks of `size` positions of `inner` bytes.
 struct AxisView {
   std::size_t outer, size, inner;
 
-  AxisView(const Tensor& tensor, std::size_t axis) : outer(1), size(tensor.shape[axis]), inner(item_bytes(tensor.dtype)) {
+  AxisView(const Tensor& tensor, std::size_t axis)
+      : outer(1), size(tensor.shape[axis]), inner(item_bytes(tensor.dtype)) {
     for (std::size_t i = 0; i < axis; ++i) outer *= tensor.shape[i];
     for (std::size_t i = axis + 1; i < tensor.shape.size(); ++i) inner *= tensor.shape[i];
   }
@@ -48,12 +47,18 @@ std::shared_ptr<const std::byte> at(const Tensor& tensor, std::size_t offset) {
 template <class Use>
 auto with_type(DType dtype, Use use) {
   switch (dtype) {
-    case DType::float32: return use(float{});
-    case DType::float16: return use(Half{});
-    case DType::int64: return use(std::int64_t{});
-    case DType::int32: return use(std::int32_t{});
-    case DType::boolean: return use(bool{});
-    case DType::float64: break;
+    case DType::float32:
+      return use(float{});
+    case DType::float16:
+      return use(Half{});
+    case DType::int64:
+      return use(std::int64_t{});
+    case DType::int32:
+      return use(std::int32_t{});
+    case DType::boolean:
+      return use(bool{});
+    case DType::float64:
+      break;
   }
   return use(double{});
 }
@@ -65,7 +70,8 @@ std::size_t item_bytes(DType dtype) { return kDTypes[static_cast<std::size_t>(dt
 std::string_view dtype_name(DType dtype) { return kDTypes[static_cast<std::size_t>(dtype)].name; }
 
 std::optional<DType> find_dtype(std::string_view name) {
-  const auto found = std::find_if(kDTypes.begin(), kDTypes.end(), [&](const auto& facts) { return facts.name == name; });
+  const auto found =
+      std::find_if(kDTypes.begin(), kDTypes.end(), [&](const auto& facts) { return facts.name == name; });
   if (found == kDTypes.end()) return std::nullopt;
   return found->dtype;
 }
@@ -164,7 +170,8 @@ std::vector<double> to_doubles(const Tensor& tensor) {
   return with_type(tensor.dtype, [&](auto type) {
     const auto numbers = tensor.as<decltype(type)>();
     std::vector<double> out(numbers.size());
-    std::transform(numbers.begin(), numbers.end(), out.begin(), [](auto number) { return static_cast<double>(number); });
+    std::transform(numbers.begin(), numbers.end(), out.begin(),
+                   [](auto number) { return static_cast<double>(number); });
     return out;
   });
 }

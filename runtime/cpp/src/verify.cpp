@@ -19,8 +19,10 @@ std::vector<std::int64_t> pick_positions(const GoldenCase& one, const Manifest& 
   return counts;
 }
 
-Result<ParityCase> run_case(Dispatcher& dispatcher, const Manifest& manifest, const Bucket& bucket, const GoldenCase& one) {
-  const bool full = std::all_of(one.lengths.begin(), one.lengths.end(), [&](auto length) { return length == one.padded_to; });
+Result<ParityCase> run_case(Dispatcher& dispatcher, const Manifest& manifest, const Bucket& bucket,
+                            const GoldenCase& one) {
+  const bool full =
+      std::all_of(one.lengths.begin(), one.lengths.end(), [&](auto length) { return length == one.padded_to; });
   ParityCase measured;
   measured.bucket = bucket.name;
   measured.form = full && manifest.find_role(Role::mask) != nullptr ? Form::unmasked : Form::masked;
@@ -34,7 +36,8 @@ Result<ParityCase> run_case(Dispatcher& dispatcher, const Manifest& manifest, co
   return measured;
 }
 
-Status verify_bucket(Dispatcher& dispatcher, const Bundle& bundle, const Bucket& bucket, std::vector<ParityCase>& cases) {
+Status verify_bucket(Dispatcher& dispatcher, const Bundle& bundle, const Bucket& bucket,
+                     std::vector<ParityCase>& cases) {
   CTXRT_ASSIGN(const auto golden, read_golden(bundle.path(*bucket.golden), bundle.manifest));
   for (const auto& one : golden) {
     CTXRT_ASSIGN(auto measured, run_case(dispatcher, bundle.manifest, bucket, one));

@@ -33,7 +33,8 @@ void append(std::vector<std::byte>& out, T number) {
 void append_bytes(std::vector<std::byte>& out, Bytes bytes) { out.insert(out.end(), bytes.begin(), bytes.end()); }
 
 std::uint32_t crc_of(Bytes bytes) {
-  return static_cast<std::uint32_t>(::crc32(0, reinterpret_cast<const Bytef*>(bytes.data()), static_cast<uInt>(bytes.size())));
+  return static_cast<std::uint32_t>(
+      ::crc32(0, reinterpret_cast<const Bytef*>(bytes.data()), static_cast<uInt>(bytes.size())));
 }
 
 std::optional<std::size_t> find_end(Bytes archive) {
@@ -89,14 +90,18 @@ Result<std::vector<ZipEntry>> list_zip(Bytes archive) {
     const Bytes header = archive.subspan(position);
     const auto method = number_at<std::uint16_t>(header, 10);
     const std::size_t name_bytes = number_at<std::uint16_t>(header, 28);
-    const std::size_t skipped = number_at<std::uint16_t>(header, 30) + std::size_t{number_at<std::uint16_t>(header, 32)};
+    const std::size_t skipped =
+        number_at<std::uint16_t>(header, 30) + std::size_t{number_at<std::uint16_t>(header, 32)};
     if (header.size() < kDirectoryBytes + name_bytes) return broken("its directory is cut off");
     if ((number_at<std::uint16_t>(header, 8) & kEncrypted) != 0 || (method != kStored && method != kDeflated)) {
       return broken("an entry is compressed otherwise than by deflate");
     }
     entries.push_back({{reinterpret_cast<const char*>(header.data()) + kDirectoryBytes, name_bytes},
-                       number_at<std::uint32_t>(header, 16), number_at<std::uint32_t>(header, 20),
-                       number_at<std::uint32_t>(header, 24), method == kDeflated, number_at<std::uint32_t>(header, 42)});
+                       number_at<std::uint32_t>(header, 16),
+                       number_at<std::uint32_t>(header, 20),
+                       number_at<std::uint32_t>(header, 24),
+                       method == kDeflated,
+                       number_at<std::uint32_t>(header, 42)});
     position += kDirectoryBytes + name_bytes + skipped;
   }
   return entries;

@@ -26,7 +26,10 @@ namespace ctxrt {
 class Failure : public std::runtime_error {
  public:
   explicit Failure(ctxrt_status status)
-      : std::runtime_error(ctxrt_error_message()), status_(status), hint_(ctxrt_error_hint()), code_(ctxrt_error_code()) {}
+      : std::runtime_error(ctxrt_error_message()),
+        status_(status),
+        hint_(ctxrt_error_hint()),
+        code_(ctxrt_error_code()) {}
 
   ctxrt_status status() const { return status_; }
   // One line that says what to do; may be empty.
@@ -77,7 +80,8 @@ template <class T>
 Input input(const char* name, std::span<const T> numbers, std::vector<std::int64_t> shape) {
   std::size_t count = 1;
   for (const auto size : shape) count *= static_cast<std::size_t>(size);
-  if (count != numbers.size()) throw std::invalid_argument(std::string(name) + ": the shape has not the size of the numbers");
+  if (count != numbers.size())
+    throw std::invalid_argument(std::string(name) + ": the shape has not the size of the numbers");
   return {name, detail::dtype_of<T>(), numbers.data(), std::move(shape)};
 }
 
@@ -200,7 +204,9 @@ class Runtime {
   }
 
   // Runs one input of any length.
-  Result run(const std::vector<Input>& inputs, const Cancel* cancel = nullptr) { return std::move(run_many({&inputs, 1}, cancel).front()); }
+  Result run(const std::vector<Input>& inputs, const Cancel* cancel = nullptr) {
+    return std::move(run_many({&inputs, 1}, cancel).front());
+  }
 
   // Runs several inputs, batched by the runtime; one result each.
   std::vector<Result> run_many(std::span<const std::vector<Input>> inputs, const Cancel* cancel = nullptr) {
@@ -208,7 +214,8 @@ class Runtime {
     std::vector<ctxrt_inputs> views;
     for (const auto& one : inputs) {
       auto& list = tensors.emplace_back();
-      for (const auto& given : one) list.push_back({given.name, given.dtype, given.shape.data(), given.shape.size(), given.data});
+      for (const auto& given : one)
+        list.push_back({given.name, given.dtype, given.shape.data(), given.shape.size(), given.data});
       views.push_back({list.data(), list.size()});
     }
     std::vector<ctxrt_result*> handles(inputs.size(), nullptr);
@@ -240,8 +247,8 @@ class Runtime {
   detail::Owned<ctxrt_runtime, ctxrt_close> handle_;
 };
 
-// Turns text into a bundle's inputs. ctxrt brings none: the core takes token ids, and an application gives the tokenizer
-// that its model was trained with.
+// Turns text into a bundle's inputs. ctxrt brings none: the core takes token ids, and an application gives the
+// tokenizer that its model was trained with.
 class Tokenizer {
  public:
   virtual ~Tokenizer() = default;
@@ -250,7 +257,8 @@ class Tokenizer {
 };
 
 // Runs text through a tokenizer; `tokens` is the name of the bundle's input of token ids.
-inline Result run_text(Runtime& runtime, const Tokenizer& tokenizer, std::string_view text, const char* tokens = "input_ids") {
+inline Result run_text(Runtime& runtime, const Tokenizer& tokenizer, std::string_view text,
+                       const char* tokens = "input_ids") {
   const std::vector<std::int64_t> ids = tokenizer.encode(text);
   return runtime.run({input<std::int64_t>(tokens, ids, {static_cast<std::int64_t>(ids.size())})});
 }
