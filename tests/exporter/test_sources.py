@@ -196,11 +196,19 @@ class TestSentenceEmbeddings:
         [
             ({"pooling_mode_lasttoken": True}, "pooling mode lasttoken in 1_Pooling is not supported"),
             ({"pooling_mode": ["mean", "max"]}, r"pooling mode mean \+ max"),
+            ({"pooling_mode": 3}, "pooling mode 3 in 1_Pooling is not supported"),
         ],
     )
     def test_other_poolings_are_refused(self, config, message, folder):
         with pytest.raises(SourceError, match=message):
             load_source(write_pooling(folder, **config))
+
+    @pytest.mark.parametrize("path", ["/etc", "../1_Pooling"])
+    def test_modules_stand_in_the_folder(self, path, folder):
+        modules = [{"type": "x.Transformer", "path": ""}, {"type": "x.Pooling", "path": path}]
+        write_json(folder / "modules.json", modules)
+        with pytest.raises(SourceError, match=f"copy refers to {path}, outside of itself"):
+            load_source(folder)
 
     def test_other_modules_are_refused(self, folder):
         modules = [{"type": f"sentence_transformers.models.{kind}", "path": ""} for kind in ("Transformer", "Dense")]
@@ -277,7 +285,14 @@ def cut(path: Path) -> None:
 DAMAGES = {
     "no config.json": (lambda root: (root / "config.json").unlink(), "it has no config.json"),
     "broken config": (lambda root: (root / "config.json").write_text("{"), "config.json is not a JSON file"),
-    "config is a list": (lambda root: (root / "config.json").write_text("[]"), "knows no architecture None"),
+    "config is a list": (lambda root: (root / "config.json").write_text("[]"), r"config\.json holds no JSON object"),
+    "nested config": (lambda root: (root / "config.json").write_text("[" * 100_000), "is not a JSON file"),
+    "architecture is a list": (lambda root: edit(root / "config.json", model_type=["bert"]), "knows no architecture"),
+    "architectures is no list": (lambda root: edit(root / "config.json", architectures="A"), "names no architecture"),
+    "quantized": (
+        lambda root: edit(root / "config.json", quantization_config={"quant_method": "fp8"}),
+        "the weights in copy are quantized",
+    ),
     "impossible value": (
         lambda root: edit(root / "config.json", hidden_size="wide"),
         r"config\.json is not sound|can't be loaded",
@@ -291,6 +306,10 @@ DAMAGES = {
         lambda root: edit(root / "config.json", architectures=["BertForPreTraining"]),
         "BertForPreTraining, which says no task",
     ),
+    "another head": (
+        lambda root: edit(root / "config.json", architectures=["BertLMHeadModel"]),
+        "BertLMHeadModel, which says no task",
+    ),
     "decoder": (lambda root: transformers.T5Config().save_pretrained(root), r"\(t5\) has a decoder"),
     "no text": (
         lambda root: transformers.ViTModel(
@@ -301,24 +320,69 @@ DAMAGES = {
     "no weights": (lambda root: (root / "model.safetensors").unlink(), r"has no model\.safetensors"),
     "cut weights": (lambda root: cut(root / "model.safetensors"), "can't be loaded"),
     "no safetensors": (lambda root: (root / "model.safetensors").write_bytes(b"PK" * 40), "can't be loaded"),
-    "another size": (lambda root: edit(root / "config.json", intermediate_size=40), "can't be loaded"),
+    "another size": (
+        lambda root: edit(root / "config.json", intermediate_size=40),
+        r"weights of another size than its config\.json for encoder\.layer\.0",
+    ),
     "more layers": (lambda root: edit(root / "config.json", num_hidden_layers=2), "has no weights for encoder.layer.1"),
 }
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_a_damaged_folder_is_refused_in_one_line(damage, folder):
+def test_a_damaged_folder_is_refused_in_one_line(damage, folder, capfd):
     harm, message = DAMAGES[damage]
     harm(folder)
+    capfd.readouterr()
     with pytest.raises(SourceError, match=message) as refusal:
         load_source(folder)
     assert "\n" not in str(refusal.value)
+    captured = capfd.readouterr()
+    assert captured.out + captured.err == ""
+
+
+class TestShards:
+    def shard(self, folder: Path, **entries: object) -> None:
+        weights = folder / "model.safetensors"
+        names = safetensors.torch.load_file(weights)
+        weights.rename(folder / "part-1.safetensors")
+        places = dict.fromkeys(names, "part-1.safetensors") | entries
+        write_json(folder / "model.safetensors.index.json", {"metadata": {}, "weight_map": places})
+
+    def test_weights_may_be_in_files_that_an_index_names(self, bert, folder):
+        self.shard(folder)
+        sharded, whole = load_source(folder), load_source(bert)
+        arrays = whole.example(1, [6])
+        np.testing.assert_array_equal(sharded.run(arrays)["last_hidden_state"], whole.run(arrays)["last_hidden_state"])
+        assert sharded.record != whole.record
+
+    @pytest.mark.parametrize(
+        ("place", "message"),
+        [
+            ("part-2.safetensors", r"no file .*part-2\.safetensors"),
+            (3, "no file .*3"),
+            ("../part-1.safetensors", r"copy refers to \.\./part-1\.safetensors, outside of itself"),
+            ("/etc/passwd", "copy refers to /etc/passwd, outside of itself"),
+        ],
+    )
+    def test_an_index_names_files_of_the_folder(self, place, message, folder):
+        self.shard(folder, more=place)
+        with pytest.raises(SourceError, match=message):
+            load_source(folder)
+
+    @pytest.mark.parametrize("index", ["[]", "{}", '{"weight_map": null}', '{"weight_map": ["a"]}'])
+    def test_an_index_of_nothing_is_refused(self, index, folder):
+        self.shard(folder)
+        (folder / "model.safetensors.index.json").write_text(index)
+        with pytest.raises(SourceError, match=r"index\.json (holds no JSON object|has no weight_map)"):
+            load_source(folder)
 
 
 @pytest.mark.parametrize(
     ("model", "options", "message"),
     [
         ("nowhere/at/all", {}, "no folder nowhere/at/all"),
+        ("n" * 5000, {}, "'nnn.*' is no path: .*File name too long"),
+        ("~nobody-of-this-name/model", {}, "is no path: "),
         ("someone/absent", {}, "neither a folder nor a model in the local Hugging Face cache"),
         (__file__, {}, "is not a model's folder"),
         ("weights.pt", {}, "weights.pt is a pickle"),

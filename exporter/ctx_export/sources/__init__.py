@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from ctx_export.sources import huggingface, modules
-from ctx_export.sources.source import Source
+from ctx_export.sources.source import Source, one_line
 from ctx_runtime.errors import SourceError
 
 __all__ = ["Source", "load_source"]
@@ -49,7 +49,7 @@ def load_source(
         if example_inputs is None or factory is not None:
             raise SourceError("a module needs example_inputs and no factory", hint="one tensor for each input, by name")
         return modules.load_module(model, example_inputs, task=task, name=name)
-    path = Path(model).expanduser()
+    path = _to_path(model)
     if path.suffix in _PICKLES:
         raise SourceError(f"{path} is a pickle, which can run code", hint="save the weights as .safetensors")
     if path.suffix == ".safetensors":
@@ -62,3 +62,13 @@ def load_source(
             hint=f"leave them out to load the folder {model}",
         )
     return huggingface.load_pretrained(model, task=task, name=name, allow_pickle=allow_pickle)
+
+
+def _to_path(model: str | Path) -> Path:
+    """`model` as a path that the file system can be asked for."""
+    try:
+        path = Path(model).expanduser()
+        path.exists()
+    except (OSError, RuntimeError, ValueError) as error:  # too long a name, nobody's home, a NUL
+        raise SourceError(f"{str(model)[:80]!r} is no path: {one_line(error)[:80]}", hint="check the path") from error
+    return path

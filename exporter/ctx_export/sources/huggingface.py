@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,10 +11,9 @@ from typing import Any
 
 import torch
 import transformers
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
-from ctx_export.sources.pooling import Pooling, read_json, read_sentence_encoder
+from ctx_export.sources.folder import PICKLES, digest, find_folder, read_json, weight_files
+from ctx_export.sources.pooling import Pooling, read_sentence_encoder
 from ctx_export.sources.source import Source, Values, clean_name, describe_outputs, one_line
 from ctx_export.sources.tokenizing import FILES, TokenizerInfo, read_tokenizer
 from ctx_runtime.errors import SourceError
@@ -61,12 +59,8 @@ TASKS: Mapping[str, Task] = {
     ),
     "fill-mask": Task("ForMaskedLM", "AutoModelForMaskedLM", "MODEL_FOR_MASKED_LM_MAPPING", ("logits",)),
 }
-_WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
-_PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 _LENGTHS = (5, 3)
 """Tokens of the runs that show the shapes of outputs."""
-_CHUNK = 1 << 20
-"""Bytes that are read and hashed at once."""
 
 
 class Encoder(torch.nn.Module):
@@ -94,162 +88,6 @@ class Encoder(torch.nn.Module):
         return outputs
 
 
-def load_pretrained(model: str | Path, *, task: str | None, name: str | None, allow_pickle: bool) -> Source:
-    """Load a text encoder from a folder or from the local cache; see `load_source` for the arguments.
-
-    Raises:
-        SourceError: it is no model, or none that can be exported; its files are damaged or pickles.
-    """
-    if task is not None and task not in TASKS:
-        raise SourceError(f"unknown task {task!r}", hint=f"the tasks are {', '.join(TASKS)}")
-    root = _find_folder(model)
-    sentence = read_sentence_encoder(root) if task in (None, "feature-extraction") else None
-    folder = sentence.encoder if sentence else root
-    config = _read_config(folder)
-    task = task or ("feature-extraction" if sentence else _infer_task(config, folder))
-    weights = _weight_files(folder, allow_pickle=allow_pickle)
-    pretrained = _load_model(folder, config, task, pickled=weights[0].name in _PICKLES)
-    tokenizer = read_tokenizer(folder)
-    inputs = _describe_inputs(pretrained, tokenizer)
-    values = _values(config, tokenizer)
-    pooling = sentence.pooling if sentence else None
-    encoder = Encoder(pretrained, TASKS[task].outputs, pooling).eval()
-    normalized = ("sentence_embedding",) if pooling and pooling.normalize else ()
-    extra = sentence.files if sentence else ()
-    return Source(
-        name=clean_name(name or (root.name if Path(model).is_dir() else str(model))),
-        task=task,
-        record=SourceRecord(kind="huggingface", sha256=_digest(root, [*weights, *_config_files(folder), *extra])),
-        module=encoder,
-        inputs=inputs,
-        outputs=describe_outputs(encoder, inputs, values, lengths=_LENGTHS, normalized=normalized),
-        max_length=_max_length(pretrained),
-        special_tokens=tokenizer.special_tokens if tokenizer else SpecialTokens(),
-        tokenizer=tokenizer.file if tokenizer else None,
-        via="transformers",
-        values=values,
-    )
-
-
-def _find_folder(model: str | Path) -> Path:
-    """The folder that `model` names, or that the local cache holds under this id."""
-    folder = Path(model).expanduser()
-    if folder.is_dir():
-        return folder.resolve()
-    if folder.exists():
-        raise SourceError(f"{model} is not a model's folder", hint="give the folder, or a .safetensors checkpoint")
-    try:
-        return Path(snapshot_download(str(model), local_files_only=True))
-    except HFValidationError as error:
-        raise SourceError(f"no folder {model}", hint="check the path") from error
-    except LocalEntryNotFoundError as error:
-        raise SourceError(
-            f"{model} is neither a folder nor a model in the local Hugging Face cache",
-            hint=f"nothing is downloaded here: `hf download {model}` fetches a model of the Hub",
-        ) from error
-
-
-def _read_config(folder: Path) -> Any:  # noqa: ANN401 (transformers has no types)
-    """The configuration of a text encoder that transformers knows."""
-    if not (folder / "config.json").is_file():
-        raise SourceError(
-            f"{folder} is no Hugging Face model: it has no config.json",
-            hint="give a folder that save_pretrained wrote, or a .safetensors checkpoint and a factory",
-        )
-    kind = read_json(folder / "config.json")
-    kind = kind.get("model_type") if isinstance(kind, dict) else None
-    try:
-        config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except Exception as error:  # transformers raises whatever it likes
-        if kind in transformers.CONFIG_MAPPING:
-            raise SourceError(f"{folder.name}/config.json is not sound: {one_line(error)}") from error
-        raise SourceError(
-            f"transformers {transformers.__version__} knows no architecture {kind!r}",
-            hint="code that comes with a model is never run; give a .safetensors checkpoint and a factory",
-        ) from error
-    if config.is_encoder_decoder:
-        raise SourceError(f"{folder.name} ({kind}) has a decoder", hint="only encoders of text can be exported")
-    return config
-
-
-def _infer_task(config: Any, folder: Path) -> str:  # noqa: ANN401
-    """The task of the architecture that the configuration names."""
-    architecture = next(iter(config.architectures or ()), "")
-    for task, record in TASKS.items():
-        if architecture.endswith(record.architecture):
-            return task
-    found = f"names the architecture {architecture}" if architecture else "names no architecture"
-    raise SourceError(
-        f"{folder.name}/config.json {found}, which says no task", hint=f"give the task, one of {', '.join(TASKS)}"
-    )
-
-
-def _weight_files(folder: Path, *, allow_pickle: bool) -> tuple[Path, ...]:
-    """The files to load weights from; an index comes first, before the shards it names."""
-    names = [name for name in (*_WEIGHTS, *_PICKLES) if (folder / name).is_file()]
-    if not names:
-        raise SourceError(f"{folder} has no model.safetensors", hint="give a folder that save_pretrained wrote")
-    first = folder / names[0]
-    if names[0] in _PICKLES and not allow_pickle:
-        raise SourceError(
-            f"{first} is a pickle, which can run code",
-            hint="save the model as safetensors, or trust it with --allow-pickle",
-        )
-    if first.suffix != ".json":
-        return (first,)
-    shards = sorted(set(read_json(first).get("weight_map", {}).values()))
-    return (first, *(folder / str(shard) for shard in shards))
-
-
-def _load_model(folder: Path, config: Any, task: str, *, pickled: bool) -> torch.nn.Module:  # noqa: ANN401
-    """The model in float32, with every weight of the task's architecture found in the folder."""
-    record = TASKS[task]
-    if type(config) not in getattr(transformers, record.mapping):
-        raise SourceError(
-            f"transformers has no {config.model_type} for {task}",
-            hint=f"its configuration names {', '.join(config.architectures or ()) or 'no architecture'}",
-        )
-    config.return_dict, config.use_cache = True, False
-    try:
-        # Attention is left to transformers: sdpa where the architecture has it, else eager.
-        with _no_progress_bar():
-            model, report = getattr(transformers, record.auto).from_pretrained(
-                folder,
-                config=config,
-                dtype=torch.float32,
-                use_safetensors=not pickled,
-                local_files_only=True,
-                trust_remote_code=False,
-                output_loading_info=True,
-            )
-    except Exception as error:  # transformers, safetensors and torch raise whatever they like
-        raise SourceError(
-            f"the weights in {folder} can't be loaded: {one_line(error)}", hint="copy or download them again"
-        ) from error
-    # An encoder's own pooler is no part of its last hidden state.
-    missing = [key for key in report["missing_keys"] if not (record.auto == "AutoModel" and "pooler." in key)]
-    if missing:
-        raise SourceError(
-            f"{folder.name} has no weights for {', '.join(sorted(missing)[:3])}: it is no model for {task}",
-            hint="fine-tune it first, or give the task that it was trained for",
-        )
-    loaded: torch.nn.Module = model
-    return loaded
-
-
-@contextlib.contextmanager
-def _no_progress_bar() -> Iterator[None]:
-    """Keep transformers' own progress bar off the terminal."""
-    settings = transformers.utils.logging
-    shown = settings.is_progress_bar_enabled()
-    settings.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            settings.enable_progress_bar()
-
-
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Keep transformers' progress bars and warnings off the terminal; errors still raise."""
@@ -263,6 +101,132 @@ def _quiet() -> Iterator[None]:
         log.set_verbosity(verbosity)
         if shows_progress:
             log.enable_progress_bar()
+
+
+@_quiet()
+def load_pretrained(model: str | Path, *, task: str | None, name: str | None, allow_pickle: bool) -> Source:
+    """Load a text encoder from a folder or from the local cache; see `load_source` for the arguments.
+
+    Raises:
+        SourceError: it is no model, or none that can be exported; its files are damaged or pickles.
+    """
+    if task is not None and task not in TASKS:
+        raise SourceError(f"unknown task {task!r}", hint=f"the tasks are {', '.join(TASKS)}")
+    root = find_folder(model)
+    sentence = read_sentence_encoder(root) if task in (None, "feature-extraction") else None
+    folder = sentence.encoder if sentence else root
+    config = _read_config(folder)
+    task = task or ("feature-extraction" if sentence else _infer_task(config, folder))
+    weights = weight_files(folder, allow_pickle=allow_pickle)
+    pretrained = _load_model(folder, config, task, pickled=weights[0].name in PICKLES)
+    tokenizer = read_tokenizer(folder)
+    inputs = _describe_inputs(pretrained, tokenizer)
+    values = _values(config, tokenizer)
+    pooling = sentence.pooling if sentence else None
+    encoder = Encoder(pretrained, TASKS[task].outputs, pooling).eval()
+    normalized = ("sentence_embedding",) if pooling and pooling.normalize else ()
+    extra = sentence.files if sentence else ()
+    config_files = [path for file in ("config.json", *FILES) if (path := folder / file).is_file()]
+    return Source(
+        name=clean_name(name or (root.name if Path(model).is_dir() else str(model))),
+        task=task,
+        record=SourceRecord(kind="huggingface", sha256=digest(root, [*weights, *config_files, *extra])),
+        module=encoder,
+        inputs=inputs,
+        outputs=describe_outputs(encoder, inputs, values, lengths=_LENGTHS, normalized=normalized),
+        max_length=_max_length(pretrained),
+        special_tokens=tokenizer.special_tokens if tokenizer else SpecialTokens(),
+        tokenizer=tokenizer.file if tokenizer else None,
+        via="transformers",
+        values=values,
+    )
+
+
+def _read_config(folder: Path) -> Any:  # noqa: ANN401 (transformers has no types)
+    """The configuration of a text encoder that transformers knows."""
+    if not (folder / "config.json").is_file():
+        raise SourceError(
+            f"{folder} is no Hugging Face model: it has no config.json",
+            hint="give a folder that save_pretrained wrote, or a .safetensors checkpoint and a factory",
+        )
+    settings = read_json(folder / "config.json", dict)
+    kind = str(settings.get("model_type"))
+    try:
+        config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except Exception as error:  # transformers raises whatever it likes
+        if kind in transformers.CONFIG_MAPPING:
+            raise SourceError(f"{folder.name}/config.json is not sound: {one_line(error)}") from error
+        raise SourceError(
+            f"transformers {transformers.__version__} knows no architecture {kind!r}",
+            hint="code that comes with a model is never run; give a .safetensors checkpoint and a factory",
+        ) from error
+    if config.is_encoder_decoder:
+        raise SourceError(f"{folder.name} ({kind}) has a decoder", hint="only encoders of text can be exported")
+    if settings.get("quantization_config"):
+        raise SourceError(
+            f"the weights in {folder.name} are quantized",
+            hint="give the model that they were made from; a resource profile says the precision of each bucket",
+        )
+    return config
+
+
+def _architectures(config: Any) -> list[str]:  # noqa: ANN401
+    """The model classes that the configuration names."""
+    return list(map(str, config.architectures)) if isinstance(config.architectures, list) else []
+
+
+def _infer_task(config: Any, folder: Path) -> str:  # noqa: ANN401
+    """The task of the architecture that the configuration names."""
+    architecture = next(iter(_architectures(config)), "")
+    for task, record in TASKS.items():
+        if architecture.endswith(record.architecture) and "Head" not in architecture:  # of BertLMHeadModel, say
+            return task
+    found = f"names the architecture {architecture}" if architecture else "names no architecture"
+    raise SourceError(
+        f"{folder.name}/config.json {found}, which says no task", hint=f"give the task, one of {', '.join(TASKS)}"
+    )
+
+
+def _load_model(folder: Path, config: Any, task: str, *, pickled: bool) -> torch.nn.Module:  # noqa: ANN401
+    """The model in float32, with every weight of the task's architecture found in the folder."""
+    record = TASKS[task]
+    if type(config) not in getattr(transformers, record.mapping):
+        raise SourceError(
+            f"transformers has no {config.model_type} for {task}",
+            hint=f"its configuration names {', '.join(_architectures(config)) or 'no architecture'}",
+        )
+    config.return_dict, config.use_cache = True, False
+    try:
+        # Attention is left to transformers: sdpa where the architecture has it, else eager.
+        model, report = getattr(transformers, record.auto).from_pretrained(
+            folder,
+            config=config,
+            dtype=torch.float32,
+            use_safetensors=not pickled,
+            ignore_mismatched_sizes=True,  # they are in the report
+            local_files_only=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+        )
+    except Exception as error:  # transformers, safetensors and torch raise whatever they like
+        raise SourceError(
+            f"the weights in {folder} can't be loaded: {one_line(error)}", hint="copy or download them again"
+        ) from error
+    # An encoder's own pooler is no part of its last hidden state.
+    missing = [key for key in report["missing_keys"] if not (record.auto == "AutoModel" and "pooler." in key)]
+    missized = sorted(key for key, *_ in report["mismatched_keys"])
+    if missized:
+        raise SourceError(
+            f"{folder.name} has weights of another size than its config.json for {', '.join(missized[:3])}",
+            hint="copy or download both again",
+        )
+    if missing:
+        raise SourceError(
+            f"{folder.name} has no weights for {', '.join(sorted(missing)[:3])}: it is no model for {task}",
+            hint="fine-tune it first, or give the task that it was trained for",
+        )
+    loaded: torch.nn.Module = model
+    return loaded
 
 
 def _describe_inputs(model: torch.nn.Module, tokenizer: TokenizerInfo | None) -> tuple[InputSpec, ...]:
@@ -303,19 +267,3 @@ def _max_length(model: torch.nn.Module) -> int | None:
         if name.endswith("position_embeddings") and isinstance(module, torch.nn.Embedding):
             return module.num_embeddings - (0 if module.padding_idx is None else module.padding_idx + 1)
     return config.max_position_embeddings if hasattr(config, "rope_parameters") else None
-
-
-def _config_files(folder: Path) -> list[Path]:
-    return [path for name in ("config.json", *FILES) if (path := folder / name).is_file()]
-
-
-def _digest(root: Path, files: Sequence[Path]) -> str:
-    """The sha256 over the names and contents of `files`, whatever the folder is called."""
-    digest = hashlib.sha256()
-    for path in sorted(files):
-        content = hashlib.sha256()
-        with path.open("rb") as file:
-            while chunk := file.read(_CHUNK):
-                content.update(chunk)
-        digest.update(f"{path.relative_to(root).as_posix()} {content.hexdigest()}\n".encode())
-    return digest.hexdigest()

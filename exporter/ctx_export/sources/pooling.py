@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
 
+from ctx_export.sources.folder import inside, read_json
 from ctx_runtime.errors import SourceError
 
 PoolingMode = Literal["mean", "cls", "max"]
@@ -67,10 +67,10 @@ def read_sentence_encoder(folder: Path) -> SentenceEncoder | None:
     index = folder / "modules.json"
     if not index.is_file():
         return None
-    modules = read_json(index)
+    modules: Any = read_json(index, list)
     try:
         kinds = [str(module["type"]).rsplit(".", 1)[-1] for module in modules]
-        paths = [folder / str(module["path"]) for module in modules]
+        paths = [inside(folder, str(module["path"])) for module in modules]
     except (TypeError, KeyError) as error:
         raise SourceError(f"{index} is not a list of modules with a type and a path") from error
     if kinds not in (["Transformer", "Pooling"], ["Transformer", "Pooling", "Normalize"]):
@@ -85,9 +85,9 @@ def read_sentence_encoder(folder: Path) -> SentenceEncoder | None:
 
 def _mode(path: Path) -> PoolingMode:
     """The pooling mode in a Pooling module's configuration, in its present or its older form."""
-    config = read_json(path)
+    config = read_json(path, dict)
     found = config.get("pooling_mode", [mode for key, mode in _LEGACY_MODES.items() if config.get(key)] or "mean")
-    modes = [found] if isinstance(found, str) else list(found)
+    modes = found if isinstance(found, list) else [found]
     for mode in get_args(PoolingMode):
         if modes == [mode]:
             supported: PoolingMode = mode
@@ -96,17 +96,3 @@ def _mode(path: Path) -> PoolingMode:
         f"pooling mode {' + '.join(map(str, modes))} in {path.parent.name} is not supported",
         hint=f"supported are {', '.join(get_args(PoolingMode))}; without modules.json, tokens' states are exported",
     )
-
-
-def read_json(path: Path) -> Any:  # noqa: ANN401 (JSON)
-    """What a JSON file holds.
-
-    Raises:
-        SourceError: it is missing or no JSON.
-    """
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise SourceError(f"no file {path}", hint="the folder is incomplete: copy or download it again") from error
-    except (OSError, ValueError) as error:
-        raise SourceError(f"{path} is not a JSON file: {error}", hint="copy or download it again") from error

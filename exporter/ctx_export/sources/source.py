@@ -241,4 +241,5 @@ def clean_name(name: str) -> str:
 def one_line(error: BaseException) -> str:
     """The first line of an error that says something."""
     lines: Iterable[str] = (line.strip() for line in str(error).splitlines())
-    return next((line for line in lines if line), type(error).__name__)
+    line = next((line for line in lines if line), type(error).__name__)
+    return f"KeyError: {line}" if isinstance(error, KeyError) else line  # which says the key and nothing else
