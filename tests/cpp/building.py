@@ -56,7 +56,7 @@ def missing() -> str | None:
 
 
 @functools.cache
-def build(*, sanitized: bool = False) -> Path:
+def build(*, sanitized: bool = False, target: str = "all") -> Path:
     """The build folder, up to date; skips the test where there is no compiler."""
     if (reason := missing()) is not None:
         pytest.skip(reason)
@@ -64,7 +64,7 @@ def build(*, sanitized: bool = False) -> Path:
     kind = ["-DCTXRT_SANITIZE=ON", "-DCMAKE_BUILD_TYPE=RelWithDebInfo"] if sanitized else []
     generator = ["-G", "Ninja"] if shutil.which("ninja") and not (folder / "CMakeCache.txt").exists() else []
     checked("cmake", "-S", SOURCE, "-B", folder, "-DCTXRT_TESTS=ON", *generator, *kind)
-    checked("cmake", "--build", folder, "-j", "2")
+    checked("cmake", "--build", folder, "-j", "2", "--target", target)
     return folder
 
 
