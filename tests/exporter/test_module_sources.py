@@ -151,7 +151,7 @@ class TestCheckpoints:
             load_source(checkpoint, factory="tests.fixtures.models:tagger")
 
     def test_a_damaged_file_is_refused(self, checkpoint):
-        cut(checkpoint)
+        checkpoint.write_bytes(checkpoint.read_bytes()[:100])
         with pytest.raises(SourceError, match="is not a sound safetensors file"):
             load_source(checkpoint, factory="tests.fixtures.models:tagger")
 
