@@ -53,8 +53,9 @@ typedef enum ctxrt_dtype {
   CTXRT_FLOAT16 = 1,
   CTXRT_INT64 = 2,
   CTXRT_INT32 = 3,
-  CTXRT_BOOL = 4,   /* one byte, 0 or 1 */
-  CTXRT_FLOAT64 = 5 /* inputs only: rounded to what the bundle takes */
+  CTXRT_BOOL = 4,                  /* one byte, 0 or 1 */
+  CTXRT_FLOAT64 = 5,               /* inputs only: rounded to what the bundle takes */
+  CTXRT_DTYPE_ANY_INT = 0x7fffffff /* keeps every int readable */
 } ctxrt_dtype;
 
 /* A named array, contiguous, row-major. `shape` has `rank` sizes. Nothing in it is owned. */
@@ -78,14 +79,16 @@ typedef struct ctxrt_inputs {
 typedef struct ctxrt_runtime ctxrt_runtime;
 
 typedef enum ctxrt_share_weights {
-  CTXRT_SHARE_DEFAULT = 0, /* what the bundle says */
-  CTXRT_SHARE_MMAP = 1,    /* sessions share the mapped weight file and one repacked copy */
-  CTXRT_SHARE_OFF = 2      /* each session has its own */
+  CTXRT_SHARE_DEFAULT = 0,         /* what the bundle says */
+  CTXRT_SHARE_MMAP = 1,            /* sessions share the mapped weight file and one repacked copy */
+  CTXRT_SHARE_OFF = 2,             /* each session has its own */
+  CTXRT_SHARE_ANY_INT = 0x7fffffff /* keeps every int readable */
 } ctxrt_share_weights;
 
 typedef enum ctxrt_check {
-  CTXRT_CHECK_FULL = 0, /* all of FORMAT.md */
-  CTXRT_CHECK_SIZES = 1 /* all but the hashes, for a bundle that this machine has checked before */
+  CTXRT_CHECK_FULL = 0,            /* all of FORMAT.md */
+  CTXRT_CHECK_SIZES = 1,           /* all but the hashes, for a bundle that this machine has checked before */
+  CTXRT_CHECK_ANY_INT = 0x7fffffff /* keeps every int readable */
 } ctxrt_check;
 
 /* All zeros, or a null pointer to it, are the defaults: what the bundle says. */
