@@ -202,6 +202,7 @@ ctxrt_status ctxrt_run_many(ctxrt_runtime* runtime, const ctxrt_inputs* inputs, 
     }
     CTXRT_ASSIGN(auto ran, runtime->runtime->run(views, cancel == nullptr ? nullptr : &cancel->token));
     std::vector<std::unique_ptr<ctxrt_result>> handles;
+    handles.reserve(ran.size());
     for (auto& result : ran) handles.push_back(std::make_unique<ctxrt_result>(ctxrt_result{std::move(result)}));
     for (std::size_t i = 0; i < count; ++i) results[i] = handles[i].release();
     return Unit{};

@@ -194,6 +194,7 @@ Result<Tensors> OrtGraphSession::run(const Tensors& feeds, const Bucket& bucket,
   const OrtApi& api = library_.api();
   CTXRT_ASSIGN(const auto inputs, bind(feeds));
   std::vector<const OrtValue*> values;
+  values.reserve(inputs.size());
   for (const auto& input : inputs) values.push_back(input.get());
   std::vector<OrtValue*> outputs(outputs_.size(), nullptr);
   OrtRunOptions* options = nullptr;
@@ -211,6 +212,7 @@ Result<Tensors> OrtGraphSession::run(const Tensors& feeds, const Bucket& bucket,
   if (!ran && cancel != nullptr && cancel->cancelled()) return cancelled_error();
   CTXRT_CHECK(ran);
   std::vector<OrtOwned<OrtValue>> owned_outputs;
+  owned_outputs.reserve(outputs.size());
   for (OrtValue* output : outputs) owned_outputs.emplace_back(output, api.ReleaseValue);
   Tensors result;
   for (std::size_t i = 0; i < outputs.size(); ++i) {

@@ -19,12 +19,12 @@ namespace ctxrt::core {
 
 // How one row was run.
 struct Dispatch {
-  std::int64_t length;  // tokens
-  std::string bucket;   // that ran it, or its segments
-  Backend backend;
-  std::int64_t padding;  // tokens that were added to it
-  std::int64_t segments;
-  double ms;           // wall time of the runs that the row had a part in
+  std::int64_t length = 0;  // tokens
+  std::string bucket;       // that ran it, or its segments
+  Backend backend = Backend::onnxruntime_cpu;
+  std::int64_t padding = 0;  // tokens that were added to it
+  std::int64_t segments = 1;
+  double ms = 0;       // wall time of the runs that the row had a part in
   std::string reason;  // why this bucket; says so where the row was cut or truncated
 };
 
