@@ -66,6 +66,7 @@ Result<std::vector<std::string>> names_of(const OrtLibrary& library, const OrtSe
 
 std::vector<const char*> pointers_to(const std::vector<std::string>& names) {
   std::vector<const char*> out;
+  out.reserve(names.size());
   for (const auto& name : names) out.push_back(name.c_str());
   return out;
 }

@@ -63,6 +63,18 @@ auto with_type(DType dtype, Use use) {
   return use(double{});
 }
 
+// Whole numbers in another type; false if one changes, or if the types are not of whole numbers.
+template <class From, class To>
+bool copy_integers(std::span<const From> numbers, To* target) {
+  if constexpr (std::is_integral_v<From> && std::is_integral_v<To>) {
+    return std::all_of(numbers.begin(), numbers.end(), [&](From number) {
+      *target = static_cast<To>(number);
+      return static_cast<std::int64_t>(*target++) == static_cast<std::int64_t>(number);
+    });
+  }
+  return numbers.empty();
+}
+
 }  // namespace
 
 std::size_t item_bytes(DType dtype) { return kDTypes[static_cast<std::size_t>(dtype)].bytes; }
@@ -194,14 +206,7 @@ std::optional<Tensor> cast(const Tensor& tensor, DType wanted) {
   auto converted = make_tensor(wanted, tensor.shape, [&](std::byte* out) {
     with_type(tensor.dtype, [&](auto from) {
       with_type(wanted, [&](auto to) {
-        using To = decltype(to);
-        if constexpr (std::is_integral_v<decltype(from)> && std::is_integral_v<To>) {
-          auto* target = reinterpret_cast<To*>(out);
-          for (const auto number : tensor.as<decltype(from)>()) {
-            *target = static_cast<To>(number);
-            same = same && static_cast<std::int64_t>(*target++) == static_cast<std::int64_t>(number);
-          }
-        }
+        same = copy_integers(tensor.as<decltype(from)>(), reinterpret_cast<decltype(to)*>(out));
       });
     });
   });
