@@ -33,11 +33,11 @@ void must(bool done, const std::string& what) {
 // A session as ONNX Runtime's own examples open it, with the options that the runtime uses.
 class BareSession {
  public:
-  BareSession(const OrtLibrary& library, const std::string& graph, const std::vector<std::string>& outputs)
+  BareSession(const OrtLibrary& library, const std::string& graph, const std::vector<std::string>& outputs, int threads)
       : library_(library), api_(library.api()), outputs_(outputs) {
     OrtSessionOptions* options = nullptr;
     check(api_.CreateSessionOptions(&options));
-    check(api_.SetIntraOpNumThreads(options, 1));
+    check(api_.SetIntraOpNumThreads(options, threads));
     check(api_.SetSessionGraphOptimizationLevel(options, ORT_ENABLE_BASIC));
     check(api_.AddSessionConfigEntry(options, "session.intra_op.allow_spinning", "0"));
     check(api_.CreateSession(library.env(), graph.c_str(), options, &session_));
@@ -118,7 +118,8 @@ void measure_runs(const std::string& path, std::int64_t length, int repeat) {
   auto& runtime = **opened;
   const auto library = OrtLibrary::get();
   must(static_cast<bool>(library), "ONNX Runtime is not found");
-  BareSession bare(**library, unmasked_graph(runtime.bundle()), output_names(runtime.bundle().manifest));
+  BareSession bare(**library, unmasked_graph(runtime.bundle()), output_names(runtime.bundle().manifest),
+                   static_cast<int>(runtime.bundle().manifest.buckets.front().threads));
   std::vector<std::int64_t> ids(length, 7);
   const auto inputs = row(ids);
   std::vector<double> in_bare, in_runtime, inside;
@@ -146,7 +147,7 @@ void measure_opening(const std::string& path, const std::string& how, std::int64
   if (how == "bare") {
     const auto library = OrtLibrary::get();
     must(static_cast<bool>(library), "ONNX Runtime is not found");
-    BareSession(**library, path + "/graphs/ctx-512.unmasked.onnx", {"last_hidden_state", "sentence_embedding"})
+    BareSession(**library, path + "/graphs/ctx-512.unmasked.onnx", {"last_hidden_state", "sentence_embedding"}, 0)
         .run(ids);
   } else {
     ctxrt::core::Runtime::Options options;
