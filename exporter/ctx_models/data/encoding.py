@@ -144,8 +144,10 @@ def _word_labels(example: TaggedWords, tokens: Encoding, indices: Mapping[str, i
     labels = []
     previous = None
     for word in tokens.word_ids:
-        begins = word is not None and word != previous
-        labels.append(_index(example.tags[word], indices, example.place_of(word)) if begins else IGNORED)
+        if word is None or word == previous:
+            labels.append(IGNORED)
+        else:
+            labels.append(_index(example.tags[word], indices, example.place_of(word)))
         previous = word
     if all(label == IGNORED for label in labels):
         raise ModelError(f"{example.place}: the tokenizer makes no token of its words", hint="remove the sentence")
