@@ -49,7 +49,8 @@ def test_a_length_goes_to_the_smallest_bucket_that_holds_it(tmp_path, length, na
 
 
 def test_a_length_beyond_every_bucket_has_none(tmp_path):
-    assert dispatcher(tmp_path).choose(49) is None
+    with pytest.raises(ValueError, match="no bucket holds 49 tokens"):
+        dispatcher(tmp_path).choose(49)
 
 
 def test_too_little_memory_is_an_error_that_names_what_fits(tmp_path):

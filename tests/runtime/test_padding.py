@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from ctx_runtime.errors import InputError
+from ctx_runtime.errors import BackendError, InputError
 from ctx_runtime.manifest import InputSpec
 from ctx_runtime.padding import RowLayout
 from tests.fixtures.bundles import MASK, MEAN, STATES, TOKENS
@@ -17,13 +17,26 @@ TEXT = RowLayout((TOKENS, MASK, KINDS), (STATES, MEAN))
 def test_a_row_without_a_batch_axis_is_a_batch_of_one():
     rows, batched = TEXT.read({"input_ids": [4, 5, 6]})
     assert not batched and [row.length for row in rows] == [3]
-    np.testing.assert_array_equal(rows[0].arrays["token_type_ids"], [0, 0, 0])
+    np.testing.assert_array_equal(rows[0].arrays["token_type_ids"], [[0, 0, 0]])
     assert "attention_mask" not in rows[0].arrays
 
 
 def test_the_mask_says_where_each_row_ends():
     rows, batched = TEXT.read({"input_ids": [[4, 5, 0], [6, 7, 8]], "attention_mask": [[1, 1, 0], [1, 1, 1]]})
-    assert batched and [row.arrays["input_ids"].tolist() for row in rows] == [[4, 5], [6, 7, 8]]
+    assert batched and [row.arrays["input_ids"].tolist() for row in rows] == [[[4, 5]], [[6, 7, 8]]]
+
+
+def test_a_full_row_is_not_copied():
+    ids = np.array([[4, 5, 6]])
+    rows, _ = TEXT.read({"input_ids": ids})
+    assert TEXT.stack(rows, frozenset({"input_ids"}))["input_ids"] is ids
+
+
+def test_an_input_with_a_length_is_needed_even_if_the_runtime_could_fill_it_in():
+    layout = RowLayout((FLAG, MASK), (MEAN,))
+    assert layout.read({"flag": [1, 2], "attention_mask": [1, 1, 0]})[0][0].length == 2
+    with pytest.raises(InputError, match="'attention_mask' is missing"):
+        layout.read({"flag": [1, 2]})
 
 
 def test_a_batch_is_padded_to_its_longest_with_each_inputs_own_value():
@@ -40,15 +53,20 @@ def test_a_batch_is_padded_to_its_longest_with_each_inputs_own_value():
 def test_taking_positions_leaves_inputs_without_a_length_alone():
     layout = RowLayout((TOKENS, FLAG), (STATES,))
     row = layout.take(layout.read({"input_ids": [4, 5, 6, 7], "flag": [1, 2]})[0][0], np.array([0, 2]))
-    assert row.length == 2 and row.arrays["input_ids"].tolist() == [4, 6] and row.arrays["flag"].tolist() == [1, 2]
+    assert row.length == 2 and row.arrays["input_ids"].tolist() == [[4, 6]] and row.arrays["flag"].tolist() == [[1, 2]]
 
 
 def test_outputs_of_rows_are_cropped_and_joined_with_zeros():
-    batch = {"hidden": np.ones((2, 3, 4)), "pooled": np.ones((2, 4))}
-    rows = [TEXT.unstack(batch, index, length) for index, length in enumerate((3, 2))]
-    assert rows[1]["hidden"].shape == (2, 4) and rows[1]["pooled"].shape == (4,)
+    rows = TEXT.unstack({"hidden": np.ones((2, 3, 4)), "pooled": np.ones((2, 4))}, [3, 2])
+    assert rows[1]["hidden"].shape == (1, 2, 4) and rows[1]["pooled"].shape == (1, 4)
     joined = TEXT.join(rows)
     assert joined["hidden"].shape == (2, 3, 4) and not joined["hidden"][1, 2].any() and joined["pooled"].shape == (2, 4)
+
+
+def test_outputs_of_another_shape_are_refused():
+    outputs = {"hidden": np.ones((1, 3, 4)), "pooled": np.ones((1, 1, 4))}
+    with pytest.raises(BackendError, match=r"'pooled' has shape \(1, 1, 4\), expected \(1, 4\)"):
+        TEXT.unstack(outputs, [3])
 
 
 @pytest.mark.parametrize("dtype", [np.int8, np.uint16, np.int32, np.int64, np.bool_])

@@ -135,7 +135,7 @@ def _run(options: argparse.Namespace) -> int:
     dispatch = [row for result in results for row in result.dispatch]
     if options.json:
         described = {name: _described(array) for name, array in outputs.items()}
-        _print_json({"outputs": described, "dispatch": [dataclasses.asdict(row) for row in dispatch]})
+        _print_json({"outputs": described, "dispatch": [row._asdict() for row in dispatch]})
         return 0
     _table(
         ("length", "bucket", "backend", "padding", "segments", "ms", "reason"),

@@ -5,8 +5,8 @@ from __future__ import annotations
 import functools
 import threading
 import warnings
-from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
 
 from ctx_runtime.backends import Session
 from ctx_runtime.backends.opening import open_session, session_key
@@ -27,36 +27,72 @@ class Fallback:
     reason: str
 
 
-@dataclass
-class _Slot:
-    """A session of the pool: `users` run it now, `last_use` orders eviction."""
+class Slot:
+    """A place for a session in the pool. A `with` block ends the use that `Dispatcher.session` has begun.
 
-    lock: threading.Lock = field(default_factory=threading.Lock)
-    session: Session | None = None
-    users: int = 0
-    last_use: int = 0
+    Attributes:
+        opening: held by the one who opens the session.
+        users: how many run it now; while there are any, it stays open.
+        last_use: orders eviction.
+    """
 
+    __slots__ = ("_pool", "last_use", "opening", "session", "users")
 
-class Lease:
-    """Keeps a session open inside a `with` block."""
-
-    __slots__ = ("_lock", "_session", "_slot")
-
-    def __init__(self, slot: _Slot, session: Session, lock: threading.Lock) -> None:
-        self._slot, self._session, self._lock = slot, session, lock
+    def __init__(self, pool: threading.Lock) -> None:
+        self._pool = pool
+        self.opening = threading.Lock()
+        self.session: Session | None = None
+        self.users = self.last_use = 0
 
     def __enter__(self) -> Session:
-        return self._session
+        assert self.session is not None  # noqa: S101 (`Dispatcher.session` gives no empty slot)
+        return self.session
 
     def __exit__(self, *_: object) -> None:
-        with self._lock:
-            self._slot.users -= 1
+        with self._pool:
+            self.users -= 1
 
 
 def fits_budget(bucket: BucketRecord, form: Form, batch: int, length: int) -> bool:
     """Whether the memory budget of `bucket` takes `batch` rows of `length` tokens in a graph of `form`."""
+    if bucket.memory_budget is None:
+        return True
     activation = bucket.activation if form == "unmasked" else bucket.masked_activation
-    return bucket.memory_budget is None or activation.bytes_for(batch, length) <= bucket.memory_budget
+    return activation.bytes_for(batch, length) <= bucket.memory_budget
+
+
+def choose_bucket(buckets: Sequence[BucketRecord], length: int, batch: int) -> tuple[BucketRecord, str]:
+    """The smallest bucket that holds `length` tokens and whose memory budget takes them, with the reason.
+
+    Raises:
+        MemoryBudgetError: buckets are long enough, but none may take so much memory.
+        ValueError: no bucket is long enough.
+    """
+    first = find_bucket(buckets, length)
+    if first is None:
+        raise ValueError(f"no bucket holds {length} tokens")
+    for bucket in buckets[first:]:
+        if fits_budget(bucket, "unmasked", batch, length):
+            reason = f"{length} tokens fit {bucket.min_length}..{bucket.max_length}"
+            if bucket is not buckets[first]:
+                reason = f"{length} tokens need more memory in {buckets[first].name} than its budget"
+            return bucket, reason
+    raise MemoryBudgetError(
+        f"{batch} x {length} tokens need more memory than the budget of every bucket that holds them",
+        hint=f"the longest input that fits is {_longest_within_budget(buckets)} tokens",
+    )
+
+
+def _longest_within_budget(buckets: Sequence[BucketRecord]) -> int:
+    """The longest single row that some bucket's budget takes, in tokens; 0 if none."""
+    longest = 0
+    for bucket in buckets:
+        low, high = bucket.min_length - 1, bucket.max_length
+        while low < high:
+            middle = (low + high + 1) // 2
+            low, high = (middle, high) if fits_budget(bucket, "unmasked", 1, middle) else (low, middle - 1)
+        longest = max(longest, low if low >= bucket.min_length else 0)
+    return longest
 
 
 class Dispatcher:
@@ -81,40 +117,22 @@ class Dispatcher:
         self._backends = tuple(backends) if backends is not None else None
         self._share_weights = share_weights
         self._budget = session_budget
+        self._choose = functools.lru_cache(maxsize=1024)(functools.partial(choose_bucket, bundle.manifest.buckets))
         self._lock = threading.Lock()
-        self._slots: dict[Hashable, _Slot] = {}
+        self._slots: dict[Hashable, Slot] = {}
         self._failed: dict[Hashable, str] = {}
-        self._keys: dict[tuple[str, Form], list[tuple[BackendName, Hashable]]] = {}
+        self._keys: dict[tuple[int, Form], list[tuple[BackendName, Hashable]]] = {}
         self._clock = 0
         self._closed = False
         self.fallbacks: list[Fallback] = []
         self.evictions = 0
 
-    def choose(self, length: int, *, batch: int = 1) -> tuple[BucketRecord, str] | None:
-        """The smallest bucket that holds `length` tokens and whose memory budget takes them, with the reason.
+    def choose(self, length: int, batch: int = 1) -> tuple[BucketRecord, str]:
+        """`choose_bucket` among the bundle's buckets; what was asked before is remembered."""
+        return self._choose(length, batch)
 
-        None if no bucket is long enough.
-
-        Raises:
-            MemoryBudgetError: buckets are long enough, but none may take so much memory.
-        """
-        buckets = self._bundle.manifest.buckets
-        first = find_bucket(buckets, length)
-        if first is None:
-            return None
-        for bucket in buckets[first:]:
-            if fits_budget(bucket, "unmasked", batch, length):
-                reason = f"{length} tokens fit {bucket.min_length}..{bucket.max_length}"
-                if bucket is not buckets[first]:
-                    reason = f"{length} tokens need more memory in {buckets[first].name} than its budget"
-                return bucket, reason
-        raise MemoryBudgetError(
-            f"{batch} x {length} tokens need more memory than the budget of every bucket that holds them",
-            hint=f"the longest input that fits is {self._longest_within_budget()} tokens",
-        )
-
-    def session(self, bucket: BucketRecord, form: Form) -> Lease:
-        """The session that serves `bucket`; it stays open inside a `with` block of the lease.
+    def session(self, bucket: BucketRecord, form: Form) -> Slot:
+        """The session that serves `bucket`, for one `with` block: it stays open inside.
 
         Backends are tried in the order of preference. One that fails is not tried again: the reason is kept in
         `fallbacks` and told in one warning.
@@ -127,7 +145,7 @@ class Dispatcher:
         for backend, key in self._candidates(bucket, form):
             if (failure := self._failed.get(key)) is None:
                 try:
-                    return self._enter(key, functools.partial(self._open, bucket, form, backend))
+                    return self._enter(key, bucket, form, backend)
                 except (BackendError, MissingExtraError) as error:
                     failure = str(error) + (f" ({error.hint})" if error.hint else "")
                     self._note_failure(key, Fallback(bucket.name, backend, failure))
@@ -150,34 +168,33 @@ class Dispatcher:
 
     def _candidates(self, bucket: BucketRecord, form: Form) -> list[tuple[BackendName, Hashable]]:
         """Backends in the order of preference, with the key of the session that serves `bucket` on each."""
-        known = self._keys.get((bucket.name, form))
+        known = self._keys.get((bucket.max_length, form))
         if known is None:
             backends = self._backends or bucket.backends
             known = [(backend, session_key(self._bundle, bucket, form, backend)) for backend in backends]
-            self._keys[bucket.name, form] = known
+            self._keys[bucket.max_length, form] = known
         return known
 
-    def _enter(self, key: Hashable, opener: Callable[[], Session]) -> Lease:
-        """Count a user in and give the slot's session, opened by the first who comes."""
+    def _enter(self, key: Hashable, bucket: BucketRecord, form: Form, backend: BackendName) -> Slot:
+        """Count a user into the slot of `key`, whose session is opened by the first who comes."""
         with self._lock:
             self._check_open()
-            slot = self._slots.setdefault(key, _Slot())
+            slot = self._slots.get(key)
+            if slot is None:
+                slot = self._slots[key] = Slot(self._lock)
             slot.users += 1
             self._clock += 1
             slot.last_use = self._clock
-            session = slot.session
-        if session is not None:
-            return Lease(slot, session, self._lock)
-        try:
-            with slot.lock:
-                if slot.session is None:
-                    self._admit(key, slot, opener())
-                assert slot.session is not None  # noqa: S101 (`_admit` has set it)
-                return Lease(slot, slot.session, self._lock)
-        except BaseException:
-            with self._lock:
-                slot.users -= 1
-            raise
+        if slot.session is None:
+            try:
+                with slot.opening:
+                    if slot.session is None:
+                        self._admit(key, slot, self._open(bucket, form, backend))
+            except BaseException:
+                with self._lock:
+                    slot.users -= 1
+                raise
+        return slot
 
     def _open(self, bucket: BucketRecord, form: Form, backend: BackendName) -> Session:
         def not_shared(reason: str) -> None:
@@ -187,7 +204,7 @@ class Dispatcher:
             self._bundle, bucket, form, backend, share_weights=self._share_weights, on_fallback=not_shared
         )
 
-    def _admit(self, key: Hashable, slot: _Slot, newcomer: Session) -> None:
+    def _admit(self, key: Hashable, slot: Slot, newcomer: Session) -> None:
         """Put a new session into its slot, and close idle ones, those used longest ago first, to make room for it."""
         try:
             with self._lock:
@@ -226,14 +243,3 @@ class Dispatcher:
                 return
             self.fallbacks.append(fallback)
         warnings.warn(f"{fallback.bucket}: {fallback.backend}: {fallback.reason}", RuntimeWarning, stacklevel=5)
-
-    def _longest_within_budget(self) -> int:
-        """The longest single row that some bucket's budget takes, in tokens; 0 if none."""
-        longest = 0
-        for bucket in self._bundle.manifest.buckets:
-            low, high = bucket.min_length - 1, bucket.max_length
-            while low < high:
-                middle = (low + high + 1) // 2
-                low, high = (middle, high) if fits_budget(bucket, "unmasked", 1, middle) else (low, middle - 1)
-            longest = max(longest, low if low >= bucket.min_length else 0)
-        return longest

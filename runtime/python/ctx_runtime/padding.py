@@ -9,17 +9,17 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from ctx_runtime.errors import BackendError, InputError
-from ctx_runtime.manifest import InputSpec, OutputSpec
+from ctx_runtime.manifest import InputSpec, OutputSpec, TensorSpec
 
 _OPTIONAL = ("mask", "segment-ids")
 """Roles that the runtime fills in: ones for the mask, zeros for segment ids."""
 
 
 class Row(NamedTuple):
-    """One input of its own length: arrays without a batch axis and without the mask.
+    """One input of its own length: a batch of one, without the mask.
 
     Attributes:
-        arrays: by name, each of the manifest's dtype; `(length, …)` where it has a length axis.
+        arrays: by name, each of the manifest's dtype; `(1, length, …)` where it has a length axis.
         length: in tokens.
     """
 
@@ -27,18 +27,37 @@ class Row(NamedTuple):
     length: int
 
 
+class _Shape(NamedTuple):
+    """The shape of an input or output: `(batch, *before, length, *after)`, or `(batch, *before)` without a length axis.
+
+    Attributes:
+        axis: the length axis, if there is one.
+    """
+
+    before: tuple[int, ...]
+    axis: int | None
+    after: tuple[int, ...]
+
+    def sized(self, batch: int, length: int) -> tuple[int, ...]:
+        """The shape of `batch` rows of `length` tokens."""
+        return (batch, *self.before) if self.axis is None else (batch, *self.before, length, *self.after)
+
+
 class RowLayout:
     """How rows stand in the inputs and outputs of a bundle's graphs.
 
-    What depends on the manifest alone is worked out once, so that a run spends microseconds on it.
+    A run leaves the processor's caches cold, so that each step costs tens of microseconds: what depends on the manifest
+    alone is worked out once, and a full row that is alone in its batch is passed on as it came.
     """
 
     def __init__(self, inputs: Sequence[InputSpec], outputs: Sequence[OutputSpec]) -> None:
         self._inputs = {spec.name: spec for spec in inputs}
+        self._outputs = [spec.name for spec in outputs]
         self._dtypes = {spec.name: np.dtype(spec.dtype) for spec in inputs}
-        self._axes = {spec.name: spec.length_axis for spec in (*inputs, *outputs)}
-        self._required = frozenset(spec.name for spec in inputs if spec.role not in _OPTIONAL)
-        self._outputs = {spec.name: spec.shape for spec in outputs}
+        self._shapes = {spec.name: _shape(spec) for spec in (*inputs, *outputs)}
+        grown = [(spec, axis) for spec in inputs if (axis := spec.length_axis) is not None]
+        self._first, self._first_axis = min(grown, key=lambda found: found[0].role in _OPTIONAL)
+        self._required = {spec.name for spec in inputs if spec.role not in _OPTIONAL} | {self._first.name}
         self._filled = [spec.name for spec in inputs if spec.role == "segment-ids"]
         self.mask = next((spec.name for spec in inputs if spec.role == "mask"), None)
         self.tokens = next((spec.name for spec in inputs if spec.role == "tokens"), None)
@@ -53,33 +72,26 @@ class RowLayout:
             InputError: an unknown or missing input, a wrong dtype, rank or size, an empty row, a negative token id, or
                 a mask that is not ones followed by zeros.
         """
-        self._check_names(inputs)
-        arrays: dict[str, np.ndarray] = {}
-        sizes: dict[str, int] = {}
-        batched: bool | None = None
-        for name, spec in self._inputs.items():
-            if name in inputs:
-                array = _as_array(name, inputs[name])
-                batched = array.ndim == len(spec.shape) if batched is None else batched
-                array = array if batched else array[np.newaxis]
-                _check_shape(spec, array, sizes, bool(batched))
-                arrays[name] = _cast(name, array, self._dtypes[name])
-        batch, longest = sizes["batch"], sizes["length"]
-        if batch == 0 or longest == 0:
-            raise InputError("the input is empty", hint="give at least one row of at least one token")
-        if self.tokens is not None and np.minimum.reduce(arrays[self.tokens], axis=None) < 0:
-            raise InputError(f"input {self.tokens!r} has a negative token id")
+        if not self._required <= inputs.keys() <= self._inputs.keys():
+            raise self._misnamed(inputs)
+        arrays = {name: _as_array(name, value, self._dtypes[name]) for name, value in inputs.items()}
+        batched = arrays[self._first.name].ndim == len(self._first.shape)
+        if not batched:
+            arrays = {name: array[np.newaxis] for name, array in arrays.items()}
+        batch, longest = self._check_shapes(arrays, batched)
+        if self.tokens is not None:
+            _check_tokens(self.tokens, arrays[self.tokens])
         for name in self._filled:
             if name not in arrays:
                 arrays[name] = np.zeros((batch, longest), self._dtypes[name])
         mask = None if self.mask is None else arrays.pop(self.mask, None)
         lengths = [longest] * batch if mask is None else _row_lengths(str(self.mask), mask)
-        return [self._row(arrays, index, length) for index, length in enumerate(lengths)], bool(batched)
+        return [*map(Row, self._split(arrays, lengths, longest), lengths)], batched
 
     def take(self, row: Row, positions: np.ndarray) -> Row:
         """The row with only `positions` `(n,)` of every input that has a length axis."""
         arrays = {
-            name: array if (axis := self._axes[name]) is None else np.take(array, positions, axis=axis - 1)
+            name: array if (axis := self._shapes[name].axis) is None else np.take(array, positions, axis=axis)
             for name, array in row.arrays.items()
         }
         return Row(arrays, len(positions))
@@ -87,11 +99,10 @@ class RowLayout:
     def stack(self, rows: Sequence[Row], names: frozenset[str]) -> dict[str, np.ndarray]:
         """Feeds `(batch, longest, …)` for the inputs `names`, rows padded to the longest with each input's pad."""
         if len(rows) == 1:
-            feeds = {name: array[np.newaxis] for name, array in rows[0].arrays.items() if name in names}
+            feeds = {name: array for name, array in rows[0].arrays.items() if name in names}
         else:
-            longest = max(row.length for row in rows)
             feeds = {
-                name: np.stack([self._padded(row.arrays[name], name, longest) for row in rows])
+                name: self._concatenated(name, [row.arrays[name] for row in rows], self._inputs[name].pad)
                 for name in rows[0].arrays
                 if name in names
             }
@@ -100,55 +111,73 @@ class RowLayout:
             feeds[self.mask] = (np.arange(lengths.max()) < lengths).astype(self._dtypes[self.mask])
         return feeds
 
-    def check_outputs(self, outputs: Mapping[str, np.ndarray], batch: int, length: int) -> None:
-        """Hold the outputs of a run to the manifest's shapes.
+    def unstack(self, outputs: Mapping[str, np.ndarray], lengths: Sequence[int]) -> list[dict[str, np.ndarray]]:
+        """The outputs `(1, length, …)` of each row of a batch, cropped to its length.
 
         Raises:
-            BackendError: the graph is not what its bundle says.
+            BackendError: an output is not of the manifest's shape: the graph is not what its bundle says.
         """
-        sizes = {"batch": batch, "length": length}
-        for name, shape in self._outputs.items():
-            expected = tuple([sizes[dim] if isinstance(dim, str) else dim for dim in shape])
-            if outputs[name].shape != expected:
-                raise BackendError(f"output {name!r} has shape {outputs[name].shape}, expected {expected}")
-
-    def unstack(self, outputs: Mapping[str, np.ndarray], index: int, length: int) -> dict[str, np.ndarray]:
-        """The outputs of row `index` of a batch, without the batch axis, cropped to its `length`."""
-        return {name: self._cropped(outputs[name][index], name, length) for name in self._outputs}
+        arrays, longest = {}, max(lengths)
+        for name in self._outputs:
+            arrays[name] = array = outputs[name]
+            if array.shape != (expected := self._shapes[name].sized(len(lengths), longest)):
+                raise BackendError(f"output {name!r} has shape {array.shape}, expected {expected}")
+        return self._split(arrays, lengths, longest)
 
     def join(self, rows: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-        """The outputs of rows under one batch axis; token outputs of shorter rows end in zeros."""
+        """The outputs of rows, each `(1, length, …)`, in one batch; token outputs of shorter rows end in zeros."""
         if len(rows) == 1:
-            return {name: array[np.newaxis] for name, array in rows[0].items()}
-        joined: dict[str, np.ndarray] = {}
-        for name in self._outputs:
-            arrays, axis = [row[name] for row in rows], self._axes[name]
-            if axis is not None:
-                longest = max(array.shape[axis - 1] for array in arrays)
-                arrays = [_lengthened(array, axis - 1, longest, 0) for array in arrays]
-            joined[name] = np.stack(arrays)
-        return joined
+            return rows[0]
+        return {name: self._concatenated(name, [row[name] for row in rows], 0) for name in self._outputs}
 
-    def _check_names(self, inputs: Mapping[str, ArrayLike]) -> None:
+    def _misnamed(self, inputs: Mapping[str, ArrayLike]) -> InputError:
         wrong = next((f"unknown input {name!r}" for name in inputs if name not in self._inputs), None)
-        if wrong is None and not self._required <= inputs.keys():
-            wrong = f"input {min(self._required - inputs.keys())!r} is missing"
-        if wrong is not None:
-            raise InputError(wrong, hint=f"the bundle takes {', '.join(self._inputs)}")
+        wrong = wrong or f"input {min(self._required - inputs.keys())!r} is missing"
+        return InputError(wrong, hint=f"the bundle takes {', '.join(self._inputs)}")
 
-    def _row(self, arrays: Mapping[str, np.ndarray], index: int, length: int) -> Row:
-        return Row({name: self._cropped(array[index], name, length) for name, array in arrays.items()}, length)
+    def _check_shapes(self, arrays: Mapping[str, np.ndarray], batched: bool) -> tuple[int, int]:
+        """Hold `arrays` `(batch, …)` to the manifest's shapes; the batch and the length that they agree on."""
+        first = arrays[self._first.name].shape
+        if len(first) != len(self._first.shape):
+            raise _misshapen(self._first, first, batched)
+        batch, length = first[0], first[self._first_axis]
+        for name, array in arrays.items():
+            if array.shape != self._shapes[name].sized(batch, length):
+                raise _misshapen(self._inputs[name], array.shape, batched, batch=batch, length=length)
+        if batch == 0 or length == 0:
+            raise InputError("the input is empty", hint="give at least one row of at least one token")
+        return batch, length
 
-    def _cropped(self, array: np.ndarray, name: str, length: int) -> np.ndarray:
-        """One row's array of input or output `name`, no longer than `length`."""
-        axis = self._axes[name]
-        if axis is None or array.shape[axis - 1] == length:
-            return array
-        return array[(slice(None),) * (axis - 1) + (slice(length),)]
+    def _split(
+        self, arrays: dict[str, np.ndarray], lengths: Sequence[int], longest: int
+    ) -> list[dict[str, np.ndarray]]:
+        """The arrays `(1, length, …)` of each row of a batch `(batch, longest, …)`."""
+        if len(lengths) == 1 and lengths[0] == longest:
+            return [arrays]
+        return [
+            {name: self._cropped(name, array[index : index + 1], length) for name, array in arrays.items()}
+            for index, length in enumerate(lengths)
+        ]
 
-    def _padded(self, array: np.ndarray, name: str, longest: int) -> np.ndarray:
-        axis = self._axes[name]
-        return array if axis is None else _lengthened(array, axis - 1, longest, self._inputs[name].pad)
+    def _cropped(self, name: str, array: np.ndarray, length: int) -> np.ndarray:
+        axis = self._shapes[name].axis
+        return array if axis is None else array[(slice(None),) * axis + (slice(length),)]
+
+    def _concatenated(self, name: str, arrays: Sequence[np.ndarray], fill: float) -> np.ndarray:
+        """One batch of `arrays` `(1, length, …)` of an input or output, filled up to the longest."""
+        axis = self._shapes[name].axis
+        if axis is not None:
+            longest = max(array.shape[axis] for array in arrays)
+            arrays = [_lengthened(array, axis, longest, fill) for array in arrays]
+        return np.concatenate(arrays)
+
+
+def _shape(spec: TensorSpec) -> _Shape:
+    """`spec.shape` around its length axis; the manifest has its batch axis first, and only there."""
+    axis = spec.length_axis
+    fixed = [dim for dim in spec.shape if isinstance(dim, int)]
+    before = len(fixed) if axis is None else axis - 1
+    return _Shape(tuple(fixed[:before]), axis, tuple(fixed[before:]))
 
 
 def _lengthened(array: np.ndarray, axis: int, length: int, value: float) -> np.ndarray:
@@ -158,33 +187,29 @@ def _lengthened(array: np.ndarray, axis: int, length: int, value: float) -> np.n
     return np.pad(array, widths, constant_values=value)
 
 
-def _as_array(name: str, value: ArrayLike) -> np.ndarray:
+def _misshapen(spec: InputSpec, shape: tuple[int, ...], batched: bool, **sizes: int) -> InputError:
+    """The error of an input of `shape` `(batch, …)`, told as the caller gave it; `sizes` are those of other inputs."""
+    expected, found = (spec.shape, shape) if batched else (spec.shape[1:], shape[1:])
+    return InputError(
+        f"input {spec.name!r} has shape {found}, expected ({', '.join(map(str, expected))})"
+        + "".join(f", {name} = {size}" for name, size in sizes.items() if name in expected)
+    )
+
+
+def _as_array(name: str, value: ArrayLike, wanted: np.dtype) -> np.ndarray:
+    """`value` in the dtype `wanted`, if no value can be lost."""
     try:
-        return np.asarray(value)
+        array = np.asarray(value)
     except ValueError as error:
         raise InputError(
             f"input {name!r} is not an array: {error}", hint="give rows of one length, or a mask"
         ) from error
-
-
-def _check_shape(spec: InputSpec, array: np.ndarray, sizes: dict[str, int], batched: bool) -> None:
-    """Hold `array` `(batch, …)` to the spec's rank and sizes; `sizes` collects batch and length."""
-    fits = array.ndim == len(spec.shape)
-    if fits:
-        for dim, size in zip(spec.shape, array.shape, strict=True):
-            fits = fits and size == (dim if isinstance(dim, int) else sizes.setdefault(dim, size))
-    if not fits:
-        expected, found = (spec.shape, array.shape) if batched else (spec.shape[1:], array.shape[1:])
-        raise InputError(
-            f"input {spec.name!r} has shape {found}, expected ({', '.join(map(str, expected))})"
-            + "".join(f", {name} = {size}" for name, size in sizes.items() if name in expected)
-        )
+    return array if array.dtype == wanted else _cast(name, array, wanted)
 
 
 def _cast(name: str, array: np.ndarray, wanted: np.dtype) -> np.ndarray:
-    """`array` in the dtype `wanted`, if no value can be lost."""
-    if array.dtype == wanted or array.size == 0:
-        return array.astype(wanted, copy=False)
+    if array.size == 0:
+        return array.astype(wanted)
     if array.dtype.kind in "biuf" and np.can_cast(array.dtype, wanted, "same_kind"):
         cast = array.astype(wanted)
         if wanted.kind == "f" or np.array_equal(cast, array):
@@ -194,6 +219,12 @@ def _cast(name: str, array: np.ndarray, wanted: np.dtype) -> np.ndarray:
         if np.array_equal(cast, array):
             return cast
     raise InputError(f"input {name!r} is {array.dtype}, which does not fit {wanted}")
+
+
+def _check_tokens(name: str, tokens: np.ndarray) -> None:
+    """Raise InputError if an id is negative: a graph would take it to count from the end of its vocabulary."""
+    if tokens.item(tokens.argmin()) < 0:  # in cold caches half the time of `tokens.min()`, which is a ufunc
+        raise InputError(f"input {name!r} has a negative token id")
 
 
 def _row_lengths(name: str, mask: np.ndarray) -> list[int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 
@@ -10,8 +11,7 @@ from ctx_runtime.dispatch import Fallback
 from ctx_runtime.resource_profile import BackendName
 
 
-@dataclass(frozen=True)
-class Dispatch:
+class Dispatch(NamedTuple):
     """How one row was run.
 
     Attributes:
@@ -33,8 +33,7 @@ class Dispatch:
     reason: str
 
 
-@dataclass(frozen=True)
-class Result:
+class Result(NamedTuple):
     """Outputs by name, and one `Dispatch` a row.
 
     Outputs have a batch axis if the inputs had one; token outputs of shorter rows are zero beyond their length.

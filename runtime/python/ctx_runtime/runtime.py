@@ -8,7 +8,7 @@ import time
 from collections.abc import Mapping, Sequence
 from copy import copy
 from types import TracebackType
-from typing import NamedTuple, overload
+from typing import overload
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -17,7 +17,7 @@ from ctx_runtime.batching import Job, form_batches
 from ctx_runtime.bundle import Bundle
 from ctx_runtime.dispatch import Dispatcher
 from ctx_runtime.errors import InputError, TooLongError
-from ctx_runtime.manifest import BucketRecord, Manifest
+from ctx_runtime.manifest import Manifest
 from ctx_runtime.padding import Row, RowLayout
 from ctx_runtime.parity import Form
 from ctx_runtime.resource_profile import BackendName, ShareWeights
@@ -26,13 +26,6 @@ from ctx_runtime.segmenting import SegmentPlan, find_framing, fuse, plan_segment
 from ctx_runtime.text import Tokenizer
 
 Inputs = Mapping[str, ArrayLike]
-
-
-class _Answer(NamedTuple):
-    """The outputs of a job, without a batch axis, and how it ran."""
-
-    outputs: dict[str, np.ndarray]
-    dispatch: Dispatch
 
 
 class Runtime:
@@ -63,6 +56,7 @@ class Runtime:
             session_budget=bundle.manifest.session_budget if session_budget is None else session_budget,
         )
         self._layout = RowLayout(bundle.manifest.inputs, bundle.manifest.outputs)
+        self._longest = bundle.manifest.max_length
         self._alone: Form = "masked" if self._layout.mask is None else "unmasked"
         self._tokenizer = Tokenizer(bundle)
         self._stats = {bucket.name: BucketStats() for bucket in bundle.manifest.buckets}
@@ -119,9 +113,12 @@ class Runtime:
             MemoryBudgetError: more memory than the resource profile allows.
             BackendError: no backend can serve the bucket.
         """
-        if isinstance(inputs, Mapping):
-            return self._run_groups([self._layout.read(inputs)])[0]
-        return self._run_groups([self._layout.read(item) for item in inputs])
+        if isinstance(inputs, (dict, Mapping)):  # a dict is told at once, an abstract class takes its time
+            rows, batched = self._layout.read(inputs)
+            return self._joined(self._run_rows(rows), batched)
+        groups = [self._layout.read(item) for item in inputs]
+        answers = iter(self._run_rows([row for rows, _ in groups for row in rows]))
+        return [self._joined([next(answers) for _ in rows], batched) for rows, batched in groups]
 
     @overload
     def run_text(self, text: str) -> Result: ...  # type: ignore[overload-overlap]
@@ -152,7 +149,7 @@ class Runtime:
             raise InputError(f"expected a length and a batch of at least 1, got {length} and {batch}")
         special = self._manifest.special_tokens
         segments, run_length, note = self._overflow(length, len(special.prefix), len(special.suffix))
-        bucket, reason = self._choose(run_length, batch if segments is None else 1)
+        bucket, reason = self._dispatcher.choose(run_length, batch if segments is None else 1)
         with self._dispatcher.session(bucket, self._alone) as session:
             count = 1 if segments is None else len(segments.segments)
             return Explanation(length, bucket.name, session.backend, count, note or reason)
@@ -178,35 +175,25 @@ class Runtime:
     def _manifest(self) -> Manifest:
         return self.bundle.manifest
 
-    def _run_groups(self, groups: Sequence[tuple[list[Row], bool]]) -> list[Result]:
-        """Run all rows together; one `Result` a group."""
-        answers = iter(self._run_rows([row for rows, _ in groups for row in rows]))
-        return [self._result([next(answers) for _ in rows], batched) for rows, batched in groups]
-
-    def _run_rows(self, rows: Sequence[Row]) -> list[_Answer]:
-        """The answer of every row, in order: jobs of all rows are batched together."""
+    def _run_rows(self, rows: Sequence[Row]) -> list[Result]:
+        """The result of every row, a batch of one, in order: jobs of all rows are batched together."""
         plans: list[SegmentPlan | None] = []
         jobs: list[Job] = []
         for row in rows:
             segments, parts, note = self._cut(row)
             plans.append(segments)
             for part in parts:
-                bucket, reason = self._choose(part.length)
+                bucket, reason = self._dispatcher.choose(part.length)
                 jobs.append(Job(part, bucket, segments is not None, note or reason))
-        answers = iter(self._run_jobs(jobs))
+        results = iter(self._run_jobs(jobs))
         return [
-            next(answers) if plan is None else self._fused(row, plan, [next(answers) for _ in plan.segments])
+            next(results) if plan is None else self._fused(row, plan, [next(results) for _ in plan.segments])
             for row, plan in zip(rows, plans, strict=True)
         ]
 
-    def _choose(self, length: int, batch: int = 1) -> tuple[BucketRecord, str]:
-        chosen = self._dispatcher.choose(length, batch=batch)
-        assert chosen is not None  # noqa: S101 (`_overflow` has cut what is longer than every bucket)
-        return chosen
-
     def _overflow(self, length: int, prefix: int, suffix: int) -> tuple[SegmentPlan | None, int, str]:
         """What becomes of a row of `length` tokens: its segments, the length to run, and a note if it is too long."""
-        longest, overflow = self._manifest.max_length, self._manifest.overflow
+        longest, overflow = self._longest, self._manifest.overflow
         if length <= longest:
             return None, length, ""
         if overflow.policy == "error":
@@ -221,66 +208,67 @@ class Runtime:
 
     def _cut(self, row: Row) -> tuple[SegmentPlan | None, list[Row], str]:
         """The parts of a row that are run: itself, its truncated self, or its windows."""
+        if row.length <= self._longest:
+            return None, [row], ""
         prefix, suffix = 0, 0
-        if row.length > self._manifest.max_length and self._layout.tokens is not None:
-            prefix, suffix = find_framing(row.arrays[self._layout.tokens], self._manifest.special_tokens)
+        if self._layout.tokens is not None:
+            prefix, suffix = find_framing(row.arrays[self._layout.tokens][0], self._manifest.special_tokens)
         plan, length, note = self._overflow(row.length, prefix, suffix)
         if plan is not None:
             return plan, [self._layout.take(row, segment.indices) for segment in plan.segments], note
-        if length < row.length:
-            kept = np.concatenate([np.arange(length - suffix), np.arange(row.length - suffix, row.length)])
-            row = self._layout.take(row, kept)
-        return None, [row], note
+        kept = np.concatenate([np.arange(length - suffix), np.arange(row.length - suffix, row.length)])
+        return None, [self._layout.take(row, kept)], note
 
-    def _run_jobs(self, jobs: Sequence[Job]) -> list[_Answer]:
+    def _run_jobs(self, jobs: Sequence[Job]) -> list[Result]:
         if len(jobs) == 1:
             return self._run_batch(jobs)
-        answers: dict[int, _Answer] = {}
+        results: dict[int, Result] = {}
         for batch in form_batches(jobs, may_pad=self._manifest.padding_invariant and self._layout.mask is not None):
-            for index, answer in zip(batch, self._run_batch([jobs[index] for index in batch]), strict=True):
-                answers[index] = answer
-        return [answers[index] for index in range(len(jobs))]
+            for index, result in zip(batch, self._run_batch([jobs[index] for index in batch]), strict=True):
+                results[index] = result
+        return [results[index] for index in range(len(jobs))]
 
-    def _run_batch(self, jobs: Sequence[Job]) -> list[_Answer]:
+    def _run_batch(self, jobs: Sequence[Job]) -> list[Result]:
         """Run jobs of one bucket together, padded to the longest."""
         bucket, rows = jobs[0].bucket, [job.row for job in jobs]
-        lengths = [row.length for row in rows]
+        name, lengths = bucket.name, [row.length for row in rows]
         longest = max(lengths)
         padded = min(lengths) < longest
         with self._dispatcher.session(bucket, "masked" if padded else self._alone) as session:
             feeds = self._layout.stack(rows, session.inputs)
             started = time.perf_counter()
-            outputs = session.run(feeds, bucket=bucket.name)
-            seconds = time.perf_counter() - started
+            outputs = session.run(feeds, bucket=name)
+            ms = (time.perf_counter() - started) * 1e3
             backend = session.backend
-        self._layout.check_outputs(outputs, len(rows), longest)
-        self._count(bucket.name, lengths, longest, seconds)
+        split = self._layout.unstack(outputs, lengths)
+        self._count(name, lengths, longest, ms)
         return [
-            _Answer(
-                self._layout.unstack(outputs, index, job.row.length),
-                Dispatch(job.row.length, bucket.name, backend, longest - job.row.length, 1, seconds * 1e3, job.reason),
-            )
-            for index, job in enumerate(jobs)
+            Result(split[index], (Dispatch(length, name, backend, longest - length, 1, ms, jobs[index].reason),))
+            for index, length in enumerate(lengths)
         ]
 
-    def _fused(self, row: Row, plan: SegmentPlan, answers: Sequence[_Answer]) -> _Answer:
+    def _fused(self, row: Row, plan: SegmentPlan, windows: Sequence[Result]) -> Result:
         outputs = {
-            spec.name: fuse(plan, [answer.outputs[spec.name] for answer in answers], spec)
+            spec.name: fuse(plan, [window.outputs[spec.name][0] for window in windows], spec)[np.newaxis]
             for spec in self._manifest.outputs
         }
-        first = answers[0].dispatch
-        ms = sum(answer.dispatch.ms for answer in answers)
-        padding = sum(answer.dispatch.padding for answer in answers)
-        return _Answer(
-            outputs, Dispatch(row.length, first.bucket, first.backend, padding, len(answers), ms, first.reason)
+        runs = [window.dispatch[0] for window in windows]
+        ms, padding = sum(run.ms for run in runs), sum(run.padding for run in runs)
+        first = runs[0]
+        return Result(
+            outputs, (Dispatch(row.length, first.bucket, first.backend, padding, len(runs), ms, first.reason),)
         )
 
-    def _result(self, answers: Sequence[_Answer], batched: bool) -> Result:
-        dispatch = tuple(answer.dispatch for answer in answers)
-        outputs = [answer.outputs for answer in answers]
-        return Result(self._layout.join(outputs) if batched else outputs[0], dispatch)
+    def _joined(self, rows: Sequence[Result], batched: bool) -> Result:
+        """Rows in one batch; without its axis for the one row of inputs that had none."""
+        if len(rows) == 1 and batched:
+            return rows[0]
+        outputs = self._layout.join([row.outputs for row in rows])
+        if not batched:
+            outputs = {name: array[0] for name, array in outputs.items()}
+        return Result(outputs, tuple(row.dispatch[0] for row in rows))
 
-    def _count(self, bucket: str, lengths: Sequence[int], longest: int, seconds: float) -> None:
+    def _count(self, bucket: str, lengths: Sequence[int], longest: int, ms: float) -> None:
         tokens = sum(lengths)
         with self._stats_lock:
             stats = self._stats[bucket]
@@ -288,4 +276,4 @@ class Runtime:
             stats.rows += len(lengths)
             stats.tokens += tokens
             stats.padding += longest * len(lengths) - tokens
-            stats.seconds += seconds
+            stats.seconds += ms / 1e3
