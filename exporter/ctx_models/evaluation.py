@@ -266,7 +266,7 @@ def _entity_scores(answered: Sequence[_Answered], labels: Sequence[str]) -> tupl
     named = {
         kind: [[labels[index] for index in getattr(one, kind)] for one in answered] for kind in ("truth", "predicted")
     }
-    metrics = load_extra("seqeval.metrics", purpose="the F1 of entities")
+    metrics = load_extra("seqeval.metrics.sequence_labeling", purpose="the F1 of entities")
     scores = metrics.precision_recall_fscore_support(*named.values(), average="micro", zero_division=0)
     return float(scores[0]), float(scores[1]), float(scores[2])
 
