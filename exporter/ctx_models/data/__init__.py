@@ -2,7 +2,8 @@
 
 from ctx_models.data.batching import Batch, collate, plan_batches
 from ctx_models.data.encoding import IGNORED, Dataset, Features, encode_examples, label_set
-from ctx_models.data.reading import Example, LabelledText, PlainText, RetrievalPair, TaggedWords, Task, read_examples
+from ctx_models.data.reading import Example, LabelledText, PlainText, RetrievalPair, TaggedWords, read_examples
+from ctx_models.heads import Task
 
 __all__ = [
     "IGNORED",

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 
 from tokenizers import Encoding, Tokenizer
 
-from ctx_models.data.reading import Example, LabelledText, PlainText, TaggedWords, Task
+from ctx_models.data.reading import Example, LabelledText, PlainText, TaggedWords
 from ctx_models.errors import ModelError
+from ctx_models.heads import Task
 
 IGNORED = -100
 """The label of a token that is not to be predicted; what PyTorch's cross entropy leaves out by default."""

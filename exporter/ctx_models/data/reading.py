@@ -6,12 +6,10 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import TypeAlias
 
 from ctx_models.errors import ModelError
-
-Task: TypeAlias = Literal["token-classification", "text-classification", "feature-extraction", "text-generation"]
-"""What a model is trained for; `feature-extraction` learns from retrieval pairs."""
+from ctx_models.heads import Task
 
 _DOCUMENT_START = "-DOCSTART-"
 
