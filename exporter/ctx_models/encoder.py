@@ -51,7 +51,7 @@ class LengthAdaptiveEncoder(nn.Module):
             ModelError: the model has no such sub-network, no types, or takes no input of that length.
         """
         hidden, summary, windows = self._run_segments(input_ids, attention_mask, token_type_ids, subnetwork)
-        context = self.fuse(summary, windows and windows.present, subnetwork=subnetwork)
+        context = self.fuse(summary, windows.present if windows else None, subnetwork=subnetwork)
         hidden = self.finish(hidden, context.flatten(0, 1), subnetwork=subnetwork)
         return windows.restore(hidden) if windows else hidden
 
@@ -65,7 +65,7 @@ class LengthAdaptiveEncoder(nn.Module):
     ) -> torch.Tensor:
         """What stands for each whole input, `(batch, hidden)`, from the summaries of its segments; see `forward`."""
         _, summary, windows = self._run_segments(input_ids, attention_mask, token_type_ids, subnetwork)
-        present = windows and windows.present
+        present = windows.present if windows else None
         return self.document(summary, self.fuse(summary, present, subnetwork=subnetwork), present)
 
     def segment(

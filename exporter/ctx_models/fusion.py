@@ -14,7 +14,13 @@ from ctx_models.subnetwork import SubNetwork
 
 
 def pool(states: torch.Tensor, mask: torch.Tensor | None, config: AdaptiveConfig) -> torch.Tensor:
-    """What stands for a whole segment: states `(batch, length, hidden)`, mask `(batch, length)` to `(batch, hidden)`."""
+    """What stands for each segment, `(batch, hidden)`.
+
+    Args:
+        states: of the last layer, `(batch, length, hidden)`.
+        mask: true where they are no padding, `(batch, length)`; None: everywhere.
+        config: says what that is.
+    """
     if config.pooling == "cls":
         return states[:, 0]
     if mask is None:
@@ -94,7 +100,8 @@ class Fusion(nn.Module):
         """
         seen = self.reader(self.reader_norm(hidden), context, heads=part.heads)
         hidden = hidden + self.reader_gate * seen
-        return hidden + self.mixer_gate * self.mixer(self.mixer_norm(hidden))
+        mixed: torch.Tensor = hidden + self.mixer_gate * self.mixer(self.mixer_norm(hidden))
+        return mixed
 
     def document(self, summary: torch.Tensor, context: torch.Tensor, present: torch.Tensor | None) -> torch.Tensor:
         """What stands for whole documents, `(documents, hidden)`: the mean over segments, and a gated one of contexts.

@@ -61,7 +61,7 @@ class TaskModel(nn.Module):
         Raises:
             ModelError: the model has no such sub-network, no types, or takes no input of that length.
         """
-        if self.reads_documents:
+        if isinstance(self.backbone, LengthAdaptiveEncoder) and self.reads_documents:
             rows = self.backbone.encode_documents(input_ids, attention_mask, token_type_ids, subnetwork=subnetwork)
             return self.read_documents(rows)
         return self.read_tokens(self.backbone(input_ids, attention_mask, token_type_ids, subnetwork=subnetwork))

@@ -64,18 +64,18 @@ def _first(tensor: torch.Tensor, count: int | None, kind: markers.AxisKind, unit
 
 
 def _into(
-    states: torch.Tensor, module: nn.Module, count: int | None, kind: markers.AxisKind, unit: int
+    states: torch.Tensor, module: nn.Linear, count: int | None, kind: markers.AxisKind, unit: int
 ) -> torch.Tensor:
     """Project `(…, hidden)` to the first `count` heads or units of a linear layer: `(…, count * unit)`."""
     weight, bias = effective_weight(module), module.bias
-    return functional.linear(states, _first(weight, count, kind, unit), _first(bias, count, kind, unit))  # type: ignore[arg-type]
+    return functional.linear(states, _first(weight, count, kind, unit), _first(bias, count, kind, unit))
 
 
 def _back(
-    states: torch.Tensor, module: nn.Module, count: int | None, kind: markers.AxisKind, unit: int
+    states: torch.Tensor, module: nn.Linear, count: int | None, kind: markers.AxisKind, unit: int
 ) -> torch.Tensor:
     """Project the first `count` heads or units `(…, count * unit)` back to `(…, hidden)`."""
-    return states @ _first(effective_weight(module), count, kind, unit) + module.bias  # type: ignore[operator]
+    return states @ _first(effective_weight(module), count, kind, unit) + module.bias
 
 
 class Attention(nn.Module):
@@ -103,6 +103,8 @@ class Attention(nn.Module):
         """What `states` `(batch, length, hidden)` see in `source` `(batch, source length, hidden)`.
 
         Args:
+            states: make the queries.
+            source: makes the keys and values.
             heads: only the first heads; None: all.
             mask: true where a query may see a key, broadcast to `(batch, heads, length, source length)`.
             rotation: of both sequences' positions.
@@ -116,7 +118,7 @@ class Attention(nn.Module):
             query, key = rotation(query), rotation(key)
         dropout = self.dropout if self.training else 0.0
         mixed = functional.scaled_dot_product_attention(query, key, value, mask, dropout_p=dropout, is_causal=causal)
-        joined = mixed.transpose(1, 2).reshape(states.shape[0], states.shape[1], -1)
+        joined = mixed.transpose(1, 2).contiguous().view(states.shape[0], states.shape[1], -1)
         return _back(joined, self.output, heads, "heads", self.head_size)
 
     def _split(self, states: torch.Tensor) -> torch.Tensor:
@@ -151,7 +153,8 @@ class Residual(nn.Module):
     def forward(self, states: torch.Tensor, block: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
         """`(batch, length, hidden)` to the same."""
         if self.pre:
-            return states + self.dropout(block(self.norm(states)))
+            added: torch.Tensor = states + self.dropout(block(self.norm(states)))
+            return added
         normed: torch.Tensor = self.norm(states + self.dropout(block(states)))
         return normed
 

@@ -7,11 +7,13 @@ these functions do nothing.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
 
 AxisKind = Literal["heads", "ffn"]
+_Attribute = int | float | str | bool | Sequence[int] | Sequence[float] | Sequence[str] | Sequence[bool]
 
 
 def exit_after(states: torch.Tensor, layer: int) -> torch.Tensor:
@@ -34,7 +36,7 @@ def rope_scale(tensor: torch.Tensor) -> torch.Tensor:
     return _mark("RopeScale", tensor, {})
 
 
-def _mark(name: str, tensor: torch.Tensor, attributes: dict[str, int | str]) -> torch.Tensor:
+def _mark(name: str, tensor: torch.Tensor, attributes: dict[str, _Attribute]) -> torch.Tensor:
     if not torch.compiler.is_exporting():
         return tensor
     return torch.onnx.ops.symbolic(

@@ -104,7 +104,8 @@ def _unused_positions(positions: nn.Embedding) -> int:
 
 
 def _copy_encoder(model: TaskModel, base: Any) -> None:  # noqa: ANN401
-    stack, embeddings = model.backbone.stack, base.embeddings
+    stack: Any = model.backbone.stack
+    embeddings = base.embeddings
     positions = embeddings.position_embeddings
     stack.embeddings.tokens.weight.copy_(embeddings.word_embeddings.weight)
     stack.embeddings.positions.weight.copy_(positions.weight[_unused_positions(positions) :])
@@ -132,9 +133,9 @@ def _pairs(layer: Any, theirs: Any) -> Iterator[tuple[Any, Any]]:  # noqa: ANN40
 
 def _copy_head(model: TaskModel, hf_model: nn.Module, base: Any) -> None:  # noqa: ANN401
     """Copy the pooler and, where it has as many classes, the classifier."""
-    classifier = getattr(hf_model, "classifier", None)
+    classifier: Any = getattr(hf_model, "classifier", None)
     roberta = getattr(classifier, "out_proj", None)
-    pooler = classifier.dense if roberta is not None else getattr(getattr(base, "pooler", None), "dense", None)
+    pooler = getattr(getattr(base, "pooler", None) if roberta is None else classifier, "dense", None)
     if model.task == "text-classification" and pooler is not None:
         model.pooler.load_state_dict(pooler.state_dict())
     final = classifier if roberta is None else roberta

@@ -53,9 +53,11 @@ class Stack(nn.Module):
             token_type_ids: `(batch, length)`.
             memory: what cross-attention sees.
         """
-        states = self.embeddings(input_ids, token_type_ids)
+        states: torch.Tensor = self.embeddings(input_ids, token_type_ids)
         rotation = self.rotary(input_ids.shape[1], part.position_resolution) if self.rotary else None
         for index, layer in enumerate(self.layers[: part.layers], start=1):
             states = layer(states, part, mask=mask, rotation=rotation, memory=memory)
             states = markers.exit_after(states, index)
-        return states if self.norm is None else self.norm(states)
+        if self.norm is not None:
+            states = self.norm(states)
+        return states

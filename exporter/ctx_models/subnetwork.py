@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 from ctx_models.config import AdaptiveConfig
 from ctx_models.errors import ModelError
 
 RopeKind = Literal["linear", "ntk", "yarn"]
+_NUMBERS = {"l": "layers", "h": "heads", "f": "ffn"}
+"""The fields of a sub-network by their letter in its text."""
 
 
 @dataclass(frozen=True)
@@ -55,21 +58,21 @@ class SubNetwork:
         Raises:
             ModelError: the model does not have that many layers, heads or units, or no rotary positions.
         """
-        whole = {
-            "layers": max(config.num_layers, config.num_decoder_layers),
-            "heads": config.num_heads,
-            "ffn": config.ffn_size,
-        }
-        given = {name: getattr(self, name) for name in whole}
-        for name, value in given.items():
-            if value is not None and not 1 <= value <= whole[name]:
-                raise ModelError(f"no sub-network {self}: {name} is 1..{whole[name]} in this model, not {value}")
         if self.position_resolution and config.positions != "rotary":
             raise ModelError(
                 f"no sub-network {self}: the positions of this model are learned", hint="leave the resolution out"
             )
-        numbers = {name: whole[name] if value is None else value for name, value in given.items()}
-        return dataclasses.replace(self, **numbers)
+        layers = self._within("layers", max(config.num_layers, config.num_decoder_layers))
+        heads, ffn = self._within("heads", config.num_heads), self._within("ffn", config.ffn_size)
+        return SubNetwork(layers, heads, ffn, self.position_resolution)
+
+    def _within(self, name: str, most: int) -> int:
+        value = getattr(self, name)
+        if value is None:
+            return most
+        if not 1 <= value <= most:
+            raise ModelError(f"no sub-network {self}: {name} is 1..{most} in this model, not {value}")
+        return int(value)
 
     def flops(self, config: AdaptiveConfig, length: int) -> float:
         """Floating-point operations per token of an encoder's or a decoder's layers, at inputs of `length` tokens.
@@ -84,7 +87,7 @@ class SubNetwork:
 
     def __str__(self) -> str:
         """`l3-h6-f768-yarn4`, without what is None; `full` for all of it."""
-        numbers = (("l", self.layers), ("h", self.heads), ("f", self.ffn))
+        numbers = ((key, getattr(self, name)) for key, name in _NUMBERS.items())
         parts = [f"{key}{value}" for key, value in numbers if value is not None]
         if self.position_resolution:
             parts.append(f"{self.position_resolution.kind}{self.position_resolution.factor:g}")
@@ -97,14 +100,17 @@ class SubNetwork:
         Raises:
             ModelError: it is no such text.
         """
-        scaling = "|".join(get_args(RopeKind))
-        pattern = rf"(?:l(?P<layers>\d+))?-?(?:h(?P<heads>\d+))?-?(?:f(?P<ffn>\d+))?-?(?:({scaling})([\d.]+))?"
-        match = re.fullmatch(pattern, "" if text == "full" else text)
-        if match is None or (not text):
-            raise ModelError(f"{text!r} is no sub-network", hint="write full, or for example l3-h6-f768-yarn4")
-        numbers = {name: int(value) for name, value in match.groupdict().items() if value is not None}
-        kind, factor = match[4], match[5]
-        return cls(**numbers, position_resolution=_parse_scaling(kind, factor, text) if kind else None)
+        settings: dict[str, Any] = {}
+        for part in () if text == "full" else text.split("-"):
+            match = re.fullmatch(r"([a-z]+)(\d+(?:\.\d+)?)", part)
+            key, number = match.groups() if match else ("", "")
+            if key in get_args(RopeKind) and "position_resolution" not in settings:
+                settings["position_resolution"] = RopeScaling(cast(RopeKind, key), float(number))
+            elif key in _NUMBERS and _NUMBERS[key] not in settings and number.isdigit():
+                settings[_NUMBERS[key]] = int(number)
+            else:
+                raise ModelError(f"{text!r} is no sub-network", hint="write full, or for example l3-h6-f768-yarn4")
+        return cls(**settings)
 
     def to_json(self) -> dict[str, Any]:
         """As JSON values, without what is None."""
@@ -126,13 +132,6 @@ class SubNetwork:
             raise ModelError(f"a sub-network is not sound: {error}") from error
 
 
-def _parse_scaling(kind: Any, factor: str, text: str) -> RopeScaling:  # noqa: ANN401 (one of the literals)
-    try:
-        return RopeScaling(kind, float(factor))
-    except ValueError as error:
-        raise ModelError(f"{text!r} has no number after {kind}") from error
-
-
 @dataclass(frozen=True)
 class LengthPolicy:
     """Which sub-network runs at which length: `(max_length, sub-network)`, ascending; the first begins at 1."""
@@ -143,7 +142,7 @@ class LengthPolicy:
         lengths = [length for length, _ in self.steps]
         if not lengths or lengths[0] < 1:
             raise ModelError("a length policy has at least one step, and lengths of at least 1")
-        for shorter, longer in zip(lengths, lengths[1:], strict=False):
+        for shorter, longer in itertools.pairwise(lengths):
             if longer <= shorter:
                 raise ModelError(f"the steps of a length policy ascend: {longer} follows {shorter}")
 
