@@ -35,7 +35,7 @@ _MODELS: Mapping[str, type[BaseModel]] = {
     "batch": BatchRange,
     "overflow": Overflow,
     "subnetwork": SubNetwork,
-    "rope_scaling": RopeScaling,
+    "position_resolution": RopeScaling,
 }
 
 

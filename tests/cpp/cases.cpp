@@ -113,7 +113,7 @@ TemporaryFolder::~TemporaryFolder() { fs::remove_all(path_); }
 
 fs::path make_bundle(const fs::path& folder, const Json& test_case) {
   const fs::path root = folder / "bundle";
-  fs::copy(kCases / "tiny", root, fs::copy_options::recursive);
+  fs::copy(kCases / test_case.value("bundle", "tiny"), root, fs::copy_options::recursive);
   for (const auto& change : test_case.value("files", Json::array())) change_file(root, change);
   if (test_case.value("relist", false)) relist(root);
   if (test_case.contains("text")) {

@@ -1,4 +1,7 @@
-"""Changes that conformance cases make to the bundle `tiny`: to its manifest (JSON Patch, RFC 6902) and its files."""
+"""Changes that conformance cases make to a bundle, `tiny` unless they name another one beside it.
+
+They are made to its manifest (JSON Patch, RFC 6902) and to its files.
+"""
 
 from __future__ import annotations
 
@@ -15,8 +18,8 @@ TINY = Path(__file__).parent / "tiny"
 
 
 def make_bundle(root: Path, case: Mapping) -> Path:
-    """A copy of `tiny` at `root` with the changes of a case: `files`, `relist`, `manifest`, `text`."""
-    shutil.copytree(TINY, root)
+    """A copy of the case's `bundle` at `root` with its changes: `files`, `relist`, `manifest`, `text`."""
+    shutil.copytree(TINY.with_name(case.get("bundle", "tiny")), root)
     for change in case.get("files", ()):
         _change_file(root, change)
     if case.get("relist"):

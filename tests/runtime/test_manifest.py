@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import json
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -69,6 +71,61 @@ def test_impossible_inputs_and_outputs(
 ) -> None:
     with pytest.raises(ValidationError, match=message):
         Manifest.model_validate(with_spec(values, kind, index, **fields))
+
+
+FUSION = {
+    "segment": "segment.onnx", "fuse": "fuse.onnx", "finish": "finish.onnx", "hidden_size": 8, "summaries": 2,
+    "golden": None,
+}  # fmt: skip
+QUALITY = {
+    "min_length": 1, "max_length": 16, "subnetwork": {"layers": 2}, "metric": "f1", "value": 0.9, "loss": None,
+    "examples": 10, "latency_ms": None,
+}  # fmt: skip
+
+
+@pytest.fixture
+def fused(values: dict[str, Any]) -> dict[str, Any]:
+    """The tiny manifest with a fusion."""
+    states, pooled = values["outputs"]
+    return values | {"fusion": FUSION, "outputs": [states | {"name": "states"}, pooled | {"fusion": "learned"}]}
+
+
+def test_a_fusion_names_the_states_between_its_graphs(fused: dict[str, Any]) -> None:
+    fusion = Manifest.model_validate(fused).fusion
+    assert fusion is not None
+    assert [(spec.name, spec.shape) for spec in (fusion.hidden, fusion.summary, fusion.context)] == [
+        ("hidden", ("batch", "length", 8)),
+        ("summary", ("batch", 2, 8)),
+        ("context", ("batch", 2, 8)),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda m: m.update(fusion=None), "pooled is learned, but the bundle has no graphs of a fusion"),
+        (lambda m: m["outputs"][0].update(fusion="learned"), "with a length can't be learned"),
+        (lambda m: m["outputs"][1].update(fusion="mean"), "every output without a length is learned"),
+        (lambda m: m["fusion"].update(finish=None), "exactly if there are any"),
+        (lambda m: m["outputs"].pop(0), "exactly if there are any"),
+        (lambda m: m["outputs"][1].update(name="summary"), "'summary' is what the graphs of the fusion call"),
+        (lambda m: m["inputs"][0].update(name="hidden"), "'hidden' is what the graphs of the fusion call"),
+        (lambda m: m.update(min_quality=0.5), "min_quality needs a table of quality"),
+        (lambda m: m.update(quality=[QUALITY | {"min_length": 17}]), "expected min_length <= max_length, got 17, 16"),
+        (lambda m: m["overflow"].update(fusion="learned"), "overflow.fusion"),
+    ],
+)
+def test_impossible_fusions_and_qualities(fused: dict[str, Any], change: Callable[[Any], object], message: str) -> None:
+    changed = copy.deepcopy(fused)
+    change(changed)
+    with pytest.raises(ValidationError, match=message):
+        Manifest.model_validate(changed)
+
+
+def test_quality_is_of_a_sub_network_as_buckets_name_it(values: dict[str, Any]) -> None:
+    buckets = [bucket | {"subnetwork": {"layers": 2}} for bucket in values["buckets"]]
+    manifest = Manifest.model_validate(values | {"buckets": buckets, "quality": [QUALITY], "min_quality": 0.5})
+    assert manifest.quality[0].subnetwork == manifest.buckets[0].subnetwork
 
 
 def test_an_input_has_a_length(values: dict[str, Any]) -> None:

@@ -30,10 +30,10 @@ def test_the_smallest_profile_has_a_default_for_everything() -> None:
 def test_a_bucket_overrides_the_profile_and_the_profile_the_default() -> None:
     own = {
         "max_length": 48, "batch": {"max": 2}, "precision": "int8", "threads": 0, "memory_budget": "1 GiB",
-        "backends": ["tensorrt"], "subnetwork": {"layers": 2},
+        "backends": ["tensorrt"], "subnetwork": {"layers": 2}, "time_budget_ms": 2.5,
     }  # fmt: skip
     short, long = plans(
-        batch={"opt": 2, "max": 4}, precision="fp16", threads=3, memory_budget=1000,
+        batch={"opt": 2, "max": 4}, precision="fp16", threads=3, memory_budget=1000, time_budget_ms=10.0,
         backends=["onnxruntime-cuda", "onnxruntime-cpu"], subnetwork={"heads": 1},
         buckets=[{"max_length": 16}, own],
     )  # fmt: skip
@@ -41,6 +41,7 @@ def test_a_bucket_overrides_the_profile_and_the_profile_the_default() -> None:
     assert (short.memory_budget, short.backends) == (1000, ("onnxruntime-cuda", "onnxruntime-cpu"))
     assert (long.batch, long.precision, long.threads) == (BatchRange(max=2), "int8", 0)
     assert (long.memory_budget, long.backends) == (1 << 30, ("tensorrt",))
+    assert (short.time_budget_ms, long.time_budget_ms) == (10, 2.5)
     assert (short.subnetwork, long.subnetwork) == (SubNetwork(heads=1), SubNetwork(layers=2))
 
 
@@ -50,7 +51,7 @@ def test_a_bucket_overrides_the_profile_and_the_profile_the_default() -> None:
         ({}, "fp32"),
         ({"precision": "int8"}, "int8"),
         ({"subnetwork": {"layers": 2, "heads": 4, "ffn": 64}}, "fp32-l2-h4-f64"),
-        ({"subnetwork": {"rope_scaling": {"kind": "yarn", "factor": 2}}}, "fp32-yarn2"),
+        ({"subnetwork": {"position_resolution": {"kind": "yarn", "factor": 2}}}, "fp32-yarn2"),
     ],
 )
 def test_buckets_of_one_network_have_its_name(fields: dict[str, Any], network: str) -> None:
@@ -84,7 +85,13 @@ def test_buckets_of_one_network_have_its_name(fields: dict[str, Any], network: s
         {"backends": []},
         {"backends": ["tpu"]},
         {"subnetwork": {"layers": 0}},
-        {"subnetwork": {"rope_scaling": {"kind": "ntk", "factor": 0}}},
+        {"subnetwork": {"position_resolution": {"kind": "ntk", "factor": 0}}},
+        {"subnetwork": {"position_resolution": {"kind": "ntk", "factor": 0.5}}},
+        {"subnetwork": {"position_resolution": {"kind": "llama3", "factor": 2}}},
+        {"subnetwork": {"rope_scaling": {"kind": "ntk", "factor": 2}}},
+        {"time_budget_ms": 0},
+        {"min_quality": "good"},
+        {"overflow": {"fusion": "learned"}},
         {"overflow": {"overlap": 48}},
         {"overflow": {"policy": "guess"}},
         {"share_weights": "yes"},

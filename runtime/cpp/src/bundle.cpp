@@ -35,6 +35,9 @@ Status check_references(const Manifest& manifest) {
     names.insert(bucket.name);
     referenced.insert(referenced.end(), {bucket.graph, bucket.unmasked_graph, bucket.golden});
   }
+  if (const auto& fusion = manifest.fusion) {
+    referenced.insert(referenced.end(), {fusion->segment, fusion->fuse, fusion->finish, fusion->golden});
+  }
   for (const auto& engine : manifest.engines) {
     referenced.emplace_back(engine.file);
     for (const auto& [bucket, index] : engine.optimization_profiles) {
@@ -80,15 +83,49 @@ Status check_hashes(const Path& root, const Manifest& manifest) {
 
 enum class MaskUse { allowed, refused, required };
 
-// What the manifest says of a graph; only the weight file beside it is in reach of its external data.
-GraphContract contract_of(const Manifest& manifest, const std::string& graph, MaskUse use) {
-  GraphContract contract;
+using Contracts = std::vector<std::pair<std::string, GraphContract>>;
+
+std::vector<TensorSpec> inputs_without_mask(const Manifest& manifest) {
+  std::vector<TensorSpec> inputs;
   for (const auto& spec : manifest.inputs) {
-    if (use != MaskUse::refused || spec.role != Role::mask) contract.inputs.push_back(spec);
+    if (spec.role != Role::mask) inputs.push_back(spec);
   }
+  return inputs;
+}
+
+GraphContract bucket_contract(const Manifest& manifest, MaskUse use) {
+  GraphContract contract;
+  contract.inputs = inputs_without_mask(manifest);
   const auto* mask = manifest.find_role(Role::mask);
+  if (mask != nullptr && use != MaskUse::refused) contract.inputs.push_back(*mask);
   if (mask != nullptr && use == MaskUse::required) contract.required = mask->name;
   contract.outputs.assign(manifest.outputs.begin(), manifest.outputs.end());
+  return contract;
+}
+
+// The graphs of the fusion: segment, fuse and, where an output has a length, finish.
+void add_fusion(const Manifest& manifest, Contracts& contracts) {
+  if (!manifest.fusion) return;
+  const auto& fusion = *manifest.fusion;
+  const TensorSpec hidden{"hidden", DType::float32, {kBatch, kLength, fusion.hidden_size}};
+  const TensorSpec summary{"summary", DType::float32, {kBatch, fusion.summaries, fusion.hidden_size}};
+  const TensorSpec context{"context", summary.dtype, summary.shape};
+  GraphContract segment{inputs_without_mask(manifest), {}, {hidden, summary}, {}};
+  GraphContract fuse{{summary}, {}, {context}, {}}, finish{{hidden, context}, {}, {}, {}};
+  for (const auto& output : manifest.outputs) {
+    if (output.length_axis()) {
+      finish.outputs.push_back(output);
+    } else {
+      fuse.outputs.push_back(output);
+      fuse.outputs.back().shape[0] = 1;
+    }
+  }
+  contracts.insert(contracts.end(), {{fusion.segment, std::move(segment)}, {fusion.fuse, std::move(fuse)}});
+  if (fusion.finish) contracts.emplace_back(*fusion.finish, std::move(finish));
+}
+
+// What the manifest says of the weights of a graph: only the file beside it is in reach of its external data.
+GraphContract with_weights(const Manifest& manifest, const std::string& graph, GraphContract contract) {
   if (!manifest.weights || Path(*manifest.weights).parent_path() != Path(graph).parent_path()) return contract;
   contract.weights = Path(*manifest.weights).filename().string();
   for (const auto& record : manifest.files) {
@@ -104,11 +141,14 @@ Status check_graphs(Bundle& bundle) {
     forms.emplace(bucket.graph, bucket.unmasked_graph ? MaskUse::required : MaskUse::allowed);
     if (bucket.unmasked_graph) forms.emplace(*bucket.unmasked_graph, MaskUse::refused);
   }
+  Contracts contracts;
+  for (const auto& [graph, use] : forms) contracts.emplace_back(graph, bucket_contract(bundle.manifest, use));
+  add_fusion(bundle.manifest, contracts);
   std::vector<StoredTensor> all;
-  for (const auto& [graph, use] : forms) {
+  for (const auto& [graph, contract] : contracts) {
     const auto data = read_file(bundle.path(graph), kMaxGraphBytes + 1);
     if (!data) return bundle_error("file-missing", data.error().message);
-    CTXRT_ASSIGN(auto stored, scan_graph(graph, *data, contract_of(bundle.manifest, graph, use)));
+    CTXRT_ASSIGN(auto stored, scan_graph(graph, *data, with_weights(bundle.manifest, graph, contract)));
     all.insert(all.end(), stored.begin(), stored.end());
     bundle.stored[graph] = std::move(stored);
   }
@@ -141,6 +181,9 @@ Result<Bundle> open_bundle(const Path& path, Verify verify) {
   CTXRT_CHECK(check_graphs(bundle));
   for (const auto& bucket : bundle.manifest.buckets) {
     if (bucket.golden) CTXRT_CHECK(read_golden(bundle.path(*bucket.golden), bundle.manifest));
+  }
+  if (const auto& fusion = bundle.manifest.fusion; fusion && fusion->golden) {
+    CTXRT_CHECK(read_golden(bundle.path(*fusion->golden), bundle.manifest));
   }
   return bundle;
 }

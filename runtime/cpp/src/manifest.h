@@ -21,7 +21,7 @@ inline constexpr std::int64_t kBatch = -1;
 inline constexpr std::int64_t kLength = -2;
 
 enum class Role { tokens, mask, segment_ids, data };
-enum class Fusion { concat, mean, max, attention };
+enum class Fusion { concat, mean, max, attention, learned };
 enum class OverflowPolicy { segment, truncate, error };
 enum class ShareWeights { mmap, off };
 enum class Precision { fp32, fp16, bf16, int8, int4 };
@@ -79,11 +79,15 @@ struct Activation {
 struct RopeScaling {
   std::string kind;
   double factor = 1;
+
+  friend bool operator==(const RopeScaling&, const RopeScaling&) = default;
 };
 
 struct SubNetwork {
   std::optional<std::int64_t> layers, heads, ffn;
-  std::optional<RopeScaling> rope_scaling;
+  std::optional<RopeScaling> position_resolution;
+
+  friend bool operator==(const SubNetwork&, const SubNetwork&) = default;
 };
 
 struct BatchRange {
@@ -97,6 +101,7 @@ struct Bucket {
   Precision precision = Precision::fp32;
   std::int64_t threads = 0;
   std::optional<std::int64_t> memory_budget;  // bytes
+  std::optional<double> time_budget_ms;       // of one row
   std::vector<Backend> backends;
   std::optional<SubNetwork> subnetwork;
   std::string graph;
@@ -108,6 +113,26 @@ struct Bucket {
   // Derived when the manifest is read.
   std::string name;     // "ctx-512"
   std::string network;  // buckets with the same one share sessions: "fp32-l3"
+};
+
+// The graphs that run a row longer than every bucket, one segment of the longest bucket's tokens at a time.
+struct FusionRecord {
+  std::string segment;                // the inputs without the mask -> hidden, summary
+  std::string fuse;                   // the summaries of all segments of a row -> context, and the learned outputs
+  std::optional<std::string> finish;  // hidden, context -> the outputs with a length
+  std::int64_t hidden_size = 0, summaries = 0;
+  std::optional<std::string> golden;
+};
+
+// How good a sub-network is on inputs of min_length..max_length tokens; higher is better.
+struct QualityRecord {
+  std::int64_t min_length = 0, max_length = 0;
+  std::optional<SubNetwork> subnetwork;
+  std::string metric;
+  double value = 0;
+  std::optional<double> loss;
+  std::int64_t examples = 0;
+  std::optional<double> latency_ms;
 };
 
 struct EngineRecord {
@@ -151,6 +176,9 @@ struct Manifest {
   SpecialTokens special_tokens;
   std::vector<Bucket> buckets;
   std::vector<EngineRecord> engines;
+  std::optional<FusionRecord> fusion;
+  std::vector<QualityRecord> quality;
+  std::optional<double> min_quality;
   Overflow overflow;
   std::optional<std::int64_t> session_budget;  // bytes
   ShareWeights share_weights = ShareWeights::mmap;

@@ -22,14 +22,14 @@ constexpr Range kBatchSize{1, 4096};
 // In the order of the enumerations.
 constexpr std::array<std::string_view, 5> kDTypes{"float32", "float16", "int64", "int32", "bool"};
 constexpr std::array<std::string_view, 4> kRoles{"tokens", "mask", "segment-ids", "data"};
-constexpr std::array<std::string_view, 4> kFusions{"concat", "mean", "max", "attention"};
+constexpr std::array<std::string_view, 5> kFusions{"concat", "mean", "max", "attention", "learned"};
 constexpr std::array<std::string_view, 3> kPolicies{"segment", "truncate", "error"};
 constexpr std::array<std::string_view, 2> kShareWeights{"mmap", "off"};
 constexpr std::array<std::string_view, 5> kPrecisions{"fp32", "fp16", "bf16", "int8", "int4"};
 constexpr std::array<std::string_view, 6> kBackends{
     "onnxruntime-cpu",          "onnxruntime-cuda", "onnxruntime-tensorrt",
     "onnxruntime-tensorrt-rtx", "tensorrt",         "tensorrt-rtx"};
-constexpr std::array<std::string_view, 4> kRopeKinds{"linear", "ntk", "yarn", "llama3"};
+constexpr std::array<std::string_view, 3> kRopeKinds{"linear", "ntk", "yarn"};
 constexpr std::array<std::string_view, 3> kSourceKinds{"huggingface", "safetensors", "module"};
 
 template <class Enum>
@@ -57,6 +57,18 @@ template <class Read>
 auto read_nullable(const Value& value, Read read) -> std::optional<decltype(read(value))> {
   if (value.is_null()) return std::nullopt;
   return read(value);
+}
+
+double read_quality(const Value& value) {
+  const double quality = value.number();
+  if (quality < -1e9 || quality > 1e9) value.refuse("expected -1e9 to 1e9");
+  return quality;
+}
+
+double read_milliseconds(const Value& value) {
+  const double milliseconds = value.number();
+  if (milliseconds <= 0 || milliseconds > 1e9) value.refuse("expected more than 0 and at most 1e9");
+  return milliseconds;
 }
 
 template <class Read>
@@ -134,12 +146,12 @@ Activation read_activation(const Value& value) {
   return activation;
 }
 
-RopeScaling read_rope_scaling(const Value& value) {
+RopeScaling read_position_resolution(const Value& value) {
   Object object(value);
   const auto kind = object.required("kind").choice(kRopeKinds);
   const auto factor = object.required("factor");
   object.finish();
-  if (factor.number() <= 0 || factor.number() > 1024) factor.refuse("expected more than 0 and at most 1024");
+  if (factor.number() < 1 || factor.number() > 1024) factor.refuse("expected 1 to 1024");
   return {std::string(kRopeKinds[kind]), factor.number()};
 }
 
@@ -154,8 +166,8 @@ SubNetwork read_subnetwork(const Value& value) {
   part.layers = size("layers", 4096);
   part.heads = size("heads", 4096);
   part.ffn = size("ffn", 1 << 20);
-  if (const auto scaling = object.optional("rope_scaling"))
-    part.rope_scaling = read_nullable(*scaling, read_rope_scaling);
+  if (const auto scaling = object.optional("position_resolution"))
+    part.position_resolution = read_nullable(*scaling, read_position_resolution);
   object.finish();
   return part;
 }
@@ -168,10 +180,10 @@ std::string network_of(const Bucket& bucket) {
   if (part.layers) name += text("-l", *part.layers);
   if (part.heads) name += text("-h", *part.heads);
   if (part.ffn) name += text("-f", *part.ffn);
-  if (part.rope_scaling) {
+  if (part.position_resolution) {
     std::array<char, 32> factor{};
-    std::snprintf(factor.data(), factor.size(), "%g", part.rope_scaling->factor);
-    name += text("-", part.rope_scaling->kind, factor.data());
+    std::snprintf(factor.data(), factor.size(), "%g", part.position_resolution->factor);
+    name += text("-", part.position_resolution->kind, factor.data());
   }
   return name;
 }
@@ -188,6 +200,8 @@ Bucket read_bucket(const Value& value) {
   bucket.memory_budget = read_nullable(object.required("memory_budget"), [](const Value& bytes) {
     return bytes.integer({1, std::int64_t{1} << 50});
   });
+  if (const auto budget = object.optional("time_budget_ms"))
+    bucket.time_budget_ms = read_nullable(*budget, read_milliseconds);
   bucket.backends = read_all(object.required("backends"), 1, kAny,
                              [](const Value& name) { return read_choice<Backend>(name, kBackends); });
   bucket.subnetwork = read_nullable(object.required("subnetwork"), read_subnetwork);
@@ -204,6 +218,35 @@ Bucket read_bucket(const Value& value) {
   bucket.name = text("ctx-", bucket.max_length);
   bucket.network = network_of(bucket);
   return bucket;
+}
+
+FusionRecord read_fusion(const Value& value) {
+  Object object(value);
+  FusionRecord fusion;
+  fusion.segment = read_path(object.required("segment"));
+  fusion.fuse = read_path(object.required("fuse"));
+  fusion.finish = read_nullable(object.required("finish"), read_path);
+  fusion.hidden_size = object.required("hidden_size").integer(kPositive);
+  fusion.summaries = object.required("summaries").integer(kPositive);
+  fusion.golden = read_nullable(object.required("golden"), read_path);
+  object.finish();
+  return fusion;
+}
+
+QualityRecord read_quality_record(const Value& value) {
+  Object object(value);
+  QualityRecord record;
+  record.min_length = object.required("min_length").integer(kTokens);
+  record.max_length = object.required("max_length").integer(kTokens);
+  record.subnetwork = read_nullable(object.required("subnetwork"), read_subnetwork);
+  record.metric = read_name(object.required("metric"));
+  record.value = read_quality(object.required("value"));
+  record.loss = read_nullable(object.required("loss"), [](const Value& loss) { return loss.number(); });
+  record.examples = object.required("examples").integer(kPositive);
+  record.latency_ms = read_nullable(object.required("latency_ms"), read_milliseconds);
+  object.finish();
+  if (record.min_length > record.max_length) value.refuse("expected min_length <= max_length");
+  return record;
 }
 
 EngineRecord read_engine(const Value& value) {
@@ -247,7 +290,8 @@ Overflow read_overflow(const Value& value) {
   Overflow overflow;
   if (const auto policy = object.optional("policy")) overflow.policy = read_choice<OverflowPolicy>(*policy, kPolicies);
   if (const auto overlap = object.optional("overlap")) overflow.overlap = overlap->integer({0, 1 << 20});
-  if (const auto fusion = object.optional("fusion")) overflow.fusion = read_choice<Fusion>(*fusion, kFusions);
+  if (const auto fusion = object.optional("fusion"))
+    overflow.fusion = read_choice<Fusion>(*fusion, Words(kFusions).first(4));  // `learned` is the model's own
   object.finish();
   return overflow;
 }
@@ -272,6 +316,34 @@ bool names_differ(const std::vector<Spec>& specs) {
   return std::all_of(specs.begin(), specs.end(), [&](const Spec& spec) { return names.insert(spec.name).second; });
 }
 
+// What holds between `fusion`, `quality` and the outputs.
+void check_fusion(const Manifest& manifest, Problems& problems) {
+  if (manifest.min_quality && manifest.quality.empty()) problems.add("", "min_quality needs a table of quality");
+  bool any_by_token = false;
+  for (const auto& output : manifest.outputs) {
+    const bool by_token = output.length_axis().has_value(), learned = output.fusion == Fusion::learned;
+    any_by_token |= by_token;
+    if (learned && by_token) problems.add("", "an output with a length can't be learned: it is joined token by token");
+    if (learned && !manifest.fusion) {
+      problems.add("", text(output.name, " is learned, but the bundle has no graphs of a fusion"));
+    }
+    if (manifest.fusion && !by_token && !learned) {
+      problems.add("", "with a fusion, every output without a length is learned");
+    }
+  }
+  if (!manifest.fusion) return;
+  if (manifest.fusion->finish.has_value() != any_by_token) {
+    problems.add("", "the fusion has a graph to finish outputs with a length exactly if there are any");
+  }
+  const auto check_name = [&](const TensorSpec& spec) {
+    if (spec.name == "hidden" || spec.name == "summary" || spec.name == "context") {
+      problems.add("", text("'", spec.name, "' is what the graphs of the fusion call a state of their own"));
+    }
+  };
+  std::for_each(manifest.inputs.begin(), manifest.inputs.end(), check_name);
+  std::for_each(manifest.outputs.begin(), manifest.outputs.end(), check_name);
+}
+
 // What holds between the fields.
 void check_manifest(const Manifest& manifest, Problems& problems) {
   const auto& inputs = manifest.inputs;
@@ -291,6 +363,7 @@ void check_manifest(const Manifest& manifest, Problems& problems) {
     problems.add("", text("segments of ", manifest.max_length(), " tokens leave no room beside ", framing,
                           " special tokens and an overlap of ", overflow.overlap));
   }
+  check_fusion(manifest, problems);
 }
 
 Manifest read_manifest(const Value& value, Problems& problems) {
@@ -307,6 +380,11 @@ Manifest read_manifest(const Value& value, Problems& problems) {
   manifest.special_tokens = read_special_tokens(object.required("special_tokens"));
   manifest.buckets = read_all(object.required("buckets"), 1, 64, read_bucket);
   if (const auto engines = object.optional("engines")) manifest.engines = read_all(*engines, 0, 256, read_engine);
+  if (const auto fusion = object.optional("fusion")) manifest.fusion = read_nullable(*fusion, read_fusion);
+  if (const auto quality = object.optional("quality")) {
+    manifest.quality = read_all(*quality, 0, 4096, read_quality_record);
+  }
+  if (const auto floor = object.optional("min_quality")) manifest.min_quality = read_nullable(*floor, read_quality);
   manifest.overflow = read_overflow(object.required("overflow"));
   manifest.session_budget =
       read_nullable(object.required("session_budget"), [](const Value& bytes) { return bytes.integer(kPositive); });

@@ -10,7 +10,7 @@ import hashlib
 import os
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,7 @@ from typing import Literal
 
 from ctx_runtime.errors import BundleError
 from ctx_runtime.golden_syntax import check_golden
-from ctx_runtime.manifest import FileRecord, Manifest
+from ctx_runtime.manifest import FileRecord, Manifest, TensorSpec
 from ctx_runtime.manifest_file import MAX_MANIFEST_BYTES, canonical_json, parse_manifest
 from ctx_runtime.onnx_scan import MAX_GRAPH_BYTES, GraphContract, scan_graph
 from ctx_runtime.weight_ranges import WeightRange, check_ranges
@@ -67,9 +67,9 @@ class Bundle:
             if verify == "full":
                 _check_hashes(root, manifest)
             _check_graphs(root, manifest)
-            for bucket in manifest.buckets:
-                if bucket.golden is not None:
-                    check_golden(root / bucket.golden, manifest)
+            for record in (*manifest.buckets, *([manifest.fusion] if manifest.fusion else [])):
+                if record.golden is not None:
+                    check_golden(root / record.golden, manifest)
         except OSError as error:
             raise BundleError("file-missing", f"{error.filename} can't be read: {error.strerror}") from error
         return cls(root, manifest, hashlib.sha256(data).hexdigest())
@@ -175,6 +175,8 @@ def _check_references(manifest: Manifest) -> None:
 def _referenced_files(manifest: Manifest) -> Iterator[str | None]:
     for bucket in manifest.buckets:
         yield from (bucket.graph, bucket.unmasked_graph, bucket.golden)
+    if (fusion := manifest.fusion) is not None:
+        yield from (fusion.segment, fusion.fuse, fusion.finish, fusion.golden)
     yield from (engine.file for engine in manifest.engines)
     yield from (manifest.weights, manifest.tokenizer, manifest.parity_report)
 
@@ -193,8 +195,9 @@ def _check_hashes(root: Path, manifest: Manifest) -> None:
 def _check_graphs(root: Path, manifest: Manifest) -> None:
     """Scan each graph once, and hold the weight ranges of all of them against each other."""
     ranges: list[WeightRange] = []
-    for graph, mask in sorted(_forms(manifest)):
-        ranges += scan_graph(graph, _read_graph(root, graph), _contract(manifest, graph, mask))
+    contracts = [_bucket_contract(manifest, graph, mask) for graph, mask in sorted(_forms(manifest))]
+    for graph, contract in contracts + _fusion_contracts(manifest):
+        ranges += scan_graph(graph, _read_graph(root, graph), contract)
     check_ranges(ranges)
 
 
@@ -213,15 +216,50 @@ def _read_graph(root: Path, graph: str) -> bytes:
         return file.read(MAX_GRAPH_BYTES + 1)
 
 
-def _contract(manifest: Manifest, graph: str, mask: MaskUse) -> GraphContract:
+def _bucket_contract(manifest: Manifest, graph: str, mask: MaskUse) -> tuple[str, GraphContract]:
+    inputs = [spec for spec in manifest.inputs if not (mask == "refused" and spec.role == "mask")]
+    required = manifest.mask.name if manifest.mask is not None and mask == "required" else None
+    return graph, _contract(manifest, graph, inputs, manifest.outputs, required)
+
+
+def _fusion_contracts(manifest: Manifest) -> list[tuple[str, GraphContract]]:
+    """The graphs of the fusion, if the bundle has one: segment, fuse and, where an output has a length, finish."""
+    if (fusion := manifest.fusion) is None:
+        return []
+    tokens = [spec for spec in manifest.inputs if spec.role != "mask"]
+    document = [
+        TensorSpec(name=spec.name, dtype=spec.dtype, shape=(1, *spec.shape[1:]))
+        for spec in manifest.outputs
+        if spec.length_axis is None
+    ]
+    by_token = [spec for spec in manifest.outputs if spec.length_axis is not None]
+    interfaces: list[tuple[str | None, Sequence[TensorSpec], Sequence[TensorSpec]]] = [
+        (fusion.segment, tokens, [fusion.hidden, fusion.summary]),
+        (fusion.fuse, [fusion.summary], [fusion.context, *document]),
+        (fusion.finish, [fusion.hidden, fusion.context], by_token),
+    ]
+    return [
+        (graph, _contract(manifest, graph, inputs, outputs))
+        for graph, inputs, outputs in interfaces
+        if graph is not None
+    ]
+
+
+def _contract(
+    manifest: Manifest,
+    graph: str,
+    inputs: Sequence[TensorSpec],
+    outputs: Sequence[TensorSpec],
+    required: str | None = None,
+) -> GraphContract:
     """What the manifest says of a graph; only the weight file beside it is in reach of its external data."""
     weights = Path(manifest.weights) if manifest.weights else None
     beside = weights is not None and weights.parent == Path(graph).parent
     sizes = {record.path: record.bytes for record in manifest.files}
     return GraphContract(
-        inputs=[spec for spec in manifest.inputs if not (mask == "refused" and spec.role == "mask")],
-        required=manifest.mask.name if manifest.mask is not None and mask == "required" else None,
-        outputs=manifest.outputs,
+        inputs=inputs,
+        required=required,
+        outputs=outputs,
         weights=weights.name if weights and beside else None,
         weights_bytes=sizes[manifest.weights] if manifest.weights and beside else 0,
     )

@@ -9,12 +9,23 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from ctx_runtime.bucket import check_tiling
-from ctx_runtime.resource_profile import BackendName, BucketPlan, Fusion, Overflow, ShareWeights
+from ctx_runtime.bucket import Tokens, check_tiling
+from ctx_runtime.resource_profile import (
+    BackendName,
+    BucketPlan,
+    Milliseconds,
+    Overflow,
+    Quality,
+    ShareWeights,
+    SubNetwork,
+)
 
 FORMAT = 1
 """The bundle format that this code writes, and the newest that it reads."""
+_FUSED_NAMES = frozenset({"hidden", "summary", "context"})
 
+Fusion = Literal["concat", "mean", "max", "attention", "learned"]
+"""How the outputs of segments become one: along the length axis, pooled, or by the model's own fusion."""
 DType = Literal["float32", "float16", "int64", "int32", "bool"]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.:/-]{1,256}$")]
@@ -54,7 +65,7 @@ class InputSpec(TensorSpec):
 
 
 class OutputSpec(TensorSpec):
-    """An output; `fusion` joins the outputs of segments: `concat` along the length axis, else a pooling."""
+    """An output; `fusion` joins those of segments: `concat` along the length axis, else a pooling or `learned`."""
 
     fusion: Fusion
     normalized: bool = False
@@ -98,6 +109,68 @@ class BucketRecord(BucketPlan):
     golden: Path | None
     activation: Activation = Activation()
     masked_activation: Activation = Activation()
+
+
+class FusionRecord(_Model):
+    """The graphs that run a row longer than every bucket, one segment of the longest bucket's tokens at a time.
+
+    Attributes:
+        segment: the model's inputs without the mask -> `hidden` and `summary` of one segment.
+        fuse: the `summary` of all segments of one row, stacked -> their `context`, and the `learned` outputs.
+        finish: `hidden` and `context` of one segment -> the outputs with a length; None where there is none.
+        hidden_size: numbers of one token's state.
+        summaries: states that stand for one segment.
+        golden: inputs longer than every bucket and their expected outputs, `parity/fusion.npz`.
+    """
+
+    segment: Path
+    fuse: Path
+    finish: Path | None
+    hidden_size: Annotated[int, Field(ge=1)]
+    summaries: Annotated[int, Field(ge=1)]
+    golden: Path | None
+
+    @property
+    def hidden(self) -> TensorSpec:
+        """The states of a segment's tokens, `(batch, length, hidden_size)`."""
+        return TensorSpec(name="hidden", dtype="float32", shape=("batch", "length", self.hidden_size))
+
+    @property
+    def summary(self) -> TensorSpec:
+        """What a segment tells the others, `(batch, summaries, hidden_size)`."""
+        return TensorSpec(name="summary", dtype="float32", shape=("batch", self.summaries, self.hidden_size))
+
+    @property
+    def context(self) -> TensorSpec:
+        """What a segment learns from the others, `(batch, summaries, hidden_size)`."""
+        return self.summary.model_copy(update={"name": "context"})
+
+
+class QualityRecord(_Model):
+    """How good a sub-network is on inputs of `min_length..max_length` tokens; higher is better.
+
+    Attributes:
+        subnetwork: as buckets name it; None: all of the network.
+        metric: what `value` is: `f1`, `accuracy`, …
+        loss: the mean loss.
+        examples: how many inputs were measured.
+        latency_ms: milliseconds of one row of `max_length` tokens, where they were measured.
+    """
+
+    min_length: Tokens
+    max_length: Tokens
+    subnetwork: SubNetwork | None
+    metric: Name
+    value: Quality
+    loss: float | None
+    examples: Annotated[int, Field(ge=1)]
+    latency_ms: Milliseconds | None
+
+    @model_validator(mode="after")
+    def _check_order(self) -> QualityRecord:
+        if self.min_length > self.max_length:
+            raise ValueError(f"expected min_length <= max_length, got {self.min_length}, {self.max_length}")
+        return self
 
 
 class EngineRecord(_Model):
@@ -148,6 +221,9 @@ class Manifest(_Model):
     Attributes:
         padding_invariant: padding does not change an answer beyond the tolerance (measured by the build); where it
             does, the runtime batches rows of equal length only.
+        fusion: the graphs of a model that fuses segments itself.
+        quality: what is known of the sub-networks by length; the first record that holds a length counts.
+        min_quality: the least that `quality` must promise of the bucket that an input runs in; None: any will do.
         weights: the one file with all weights, None for a model without any.
     """
 
@@ -162,6 +238,9 @@ class Manifest(_Model):
     special_tokens: SpecialTokens
     buckets: Annotated[tuple[BucketRecord, ...], Field(min_length=1, max_length=64, strict=False)]
     engines: Annotated[tuple[EngineRecord, ...], Field(max_length=256, strict=False)] = ()
+    fusion: FusionRecord | None = None
+    quality: Annotated[tuple[QualityRecord, ...], Field(max_length=4096, strict=False)] = ()
+    min_quality: Quality | None = None
     overflow: Overflow
     session_budget: Annotated[int, Field(ge=1)] | None
     share_weights: ShareWeights
@@ -190,6 +269,27 @@ class Manifest(_Model):
                 f"segments of {self.max_length} tokens leave no room beside {framing} special tokens and an overlap "
                 f"of {self.overflow.overlap}"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _check_fusion(self) -> Manifest:
+        learned = [spec for spec in self.outputs if spec.fusion == "learned"]
+        if any(spec.length_axis is not None for spec in learned):
+            raise ValueError("an output with a length can't be learned: it is joined token by token")
+        if self.min_quality is not None and not self.quality:
+            raise ValueError("min_quality needs a table of quality")
+        if self.fusion is None:
+            if learned:
+                raise ValueError(f"{learned[0].name} is learned, but the bundle has no graphs of a fusion")
+            return self
+        pooled = [spec for spec in self.outputs if spec.length_axis is None]
+        if pooled != learned:
+            raise ValueError("with a fusion, every output without a length is learned")
+        if (self.fusion.finish is None) != (pooled == list(self.outputs)):
+            raise ValueError("the fusion has a graph to finish outputs with a length exactly if there are any")
+        for spec in (*self.inputs, *self.outputs):
+            if spec.name in _FUSED_NAMES:
+                raise ValueError(f"{spec.name!r} is what the graphs of the fusion call a state of their own")
         return self
 
     def check_buckets(self) -> None:

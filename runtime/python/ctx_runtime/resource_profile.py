@@ -22,7 +22,7 @@ BackendName = Literal[
     "tensorrt-rtx",
 ]
 OverflowPolicy = Literal["segment", "truncate", "error"]
-Fusion = Literal["concat", "mean", "max", "attention"]
+Pooling = Literal["concat", "mean", "max", "attention"]
 ShareWeights = Literal["mmap", "off"]
 
 _UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
@@ -51,6 +51,8 @@ _SIZE_SCHEMA: dict[str, JsonValue] = {"type": ["integer", "string"], "minimum": 
 Bytes = Annotated[ByteCount, BeforeValidator(parse_bytes), WithJsonSchema(_SIZE_SCHEMA)]
 BatchSize = Annotated[int, Field(ge=1, le=4096)]
 Threads = Annotated[int, Field(ge=0, le=1024)]
+Milliseconds = Annotated[float, Field(gt=0, le=1e9)]
+Quality = Annotated[float, Field(ge=-1e9, le=1e9)]
 
 
 class _Model(BaseModel):
@@ -58,10 +60,10 @@ class _Model(BaseModel):
 
 
 class RopeScaling(_Model):
-    """Rotary position scaling of a sub-network."""
+    """How rotary positions are scaled: the larger the factor, the coarser; 1 is the finest."""
 
-    kind: Literal["linear", "ntk", "yarn", "llama3"]
-    factor: Annotated[float, Field(gt=0, le=1024)]
+    kind: Literal["linear", "ntk", "yarn"]
+    factor: Annotated[float, Field(ge=1, le=1024)]
 
 
 class SubNetwork(_Model):
@@ -70,7 +72,7 @@ class SubNetwork(_Model):
     layers: Annotated[int, Field(ge=1, le=4096)] | None = None
     heads: Annotated[int, Field(ge=1, le=4096)] | None = None
     ffn: Annotated[int, Field(ge=1, le=1 << 20)] | None = None
-    rope_scaling: RopeScaling | None = None
+    position_resolution: RopeScaling | None = None
 
 
 class BatchRange(_Model):
@@ -88,12 +90,18 @@ class BatchRange(_Model):
 
 
 class BucketSettings(_Model):
-    """What a resource profile may say for all its buckets; a bucket may override each."""
+    """What a resource profile may say for all its buckets; a bucket may override each.
+
+    Attributes:
+        memory_budget: bytes that one run may take.
+        time_budget_ms: milliseconds that one row may take, by the latency in the bundle's quality table.
+    """
 
     batch: BatchRange | None = None
     precision: Precision | None = None
     threads: Threads | None = None
     memory_budget: Bytes | None = None
+    time_budget_ms: Milliseconds | None = None
     backends: Annotated[tuple[BackendName, ...], Field(min_length=1, strict=False)] | None = None
     subnetwork: SubNetwork | None = None
 
@@ -119,12 +127,13 @@ class Overflow(_Model):
     Attributes:
         policy: cut into segments, cut off (and say so), or refuse.
         overlap: tokens that neighbouring segments share.
-        fusion: how outputs without a length axis are fused; token outputs are always `concat`.
+        fusion: how outputs without a length axis are fused where the model brings no fusion of its own; token outputs
+            are always `concat`.
     """
 
     policy: OverflowPolicy = "segment"
     overlap: Annotated[int, Field(ge=0, le=1 << 20)] = 32
-    fusion: Fusion = "mean"
+    fusion: Pooling = "mean"
 
 
 class BucketPlan(Bucket):
@@ -134,6 +143,7 @@ class BucketPlan(Bucket):
     precision: Precision
     threads: Threads
     memory_budget: ByteCount | None
+    time_budget_ms: Milliseconds | None = None
     backends: Annotated[tuple[BackendName, ...], Field(min_length=1, strict=False)]
     subnetwork: SubNetwork | None
 
@@ -144,8 +154,8 @@ class BucketPlan(Bucket):
             return self.precision
         sub = self.subnetwork
         parts = [f"{key}{value}" for key, value in (("l", sub.layers), ("h", sub.heads), ("f", sub.ffn)) if value]
-        if sub.rope_scaling:
-            parts.append(f"{sub.rope_scaling.kind}{sub.rope_scaling.factor:g}")
+        if sub.position_resolution:
+            parts.append(f"{sub.position_resolution.kind}{sub.position_resolution.factor:g}")
         return "-".join([self.precision, *parts])
 
 
@@ -153,6 +163,10 @@ class ResourceProfile(BucketSettings):
     """Buckets, and what each runs with.
 
     The smallest valid profile is ``name: x`` and ``buckets: [{max_length: 16}, {max_length: 48}]``.
+
+    Attributes:
+        min_quality: an input runs in the smallest bucket whose sub-network is known to be at least this good at its
+            length, in the metric of the model's quality table.
     """
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
@@ -161,6 +175,7 @@ class ResourceProfile(BucketSettings):
     overflow: Overflow = Overflow()
     session_budget: Bytes | None = None
     share_weights: ShareWeights = "mmap"
+    min_quality: Quality | None = None
 
     @model_validator(mode="after")
     def _check_buckets(self) -> ResourceProfile:
@@ -192,6 +207,7 @@ class ResourceProfile(BucketSettings):
                     precision=entry.precision or self.precision or "fp32",
                     threads=_first(entry.threads, self.threads, 0),
                     memory_budget=entry.memory_budget or self.memory_budget,
+                    time_budget_ms=entry.time_budget_ms or self.time_budget_ms,
                     backends=entry.backends or self.backends or ("onnxruntime-cpu",),
                     subnetwork=entry.subnetwork or self.subnetwork,
                 )

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ctx_runtime.manifest import OutputSpec, SpecialTokens
-from ctx_runtime.resource_profile import Fusion
+from ctx_runtime.manifest import Fusion, OutputSpec, SpecialTokens
 
 
 @dataclass(frozen=True)
