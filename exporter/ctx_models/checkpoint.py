@@ -23,6 +23,7 @@ from ctx_models.subnetwork import LengthPolicy
 MODEL_TYPE = "ctx-adaptive"
 """`model_type` in config.json."""
 _CONFIG, _WEIGHTS, _TOKENIZER, _QUALITY = "config.json", "model.safetensors", "tokenizer.json", "quality.json"
+_CHUNK_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -162,6 +163,8 @@ def _digest(files: Sequence[Path]) -> str:
     """SHA-256 over the names and contents of the files."""
     digest = hashlib.sha256()
     for file in files:
+        digest.update(f"{file.name}\0{file.stat().st_size}\0".encode())
         with file.open("rb") as stream:
-            digest.update(f"{file.name}:{hashlib.file_digest(stream, 'sha256').hexdigest()}\n".encode())
+            while chunk := stream.read(_CHUNK_BYTES):
+                digest.update(chunk)
     return digest.hexdigest()

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from ctx_models.config import AdaptiveConfig
+from ctx_models.embeddings import Embeddings
 from ctx_models.errors import ModelError
 from ctx_models.layers import initialise
 from ctx_models.stack import Stack, resolve
@@ -22,6 +23,7 @@ class LengthAdaptiveDecoder(nn.Module):
     def __init__(self, config: AdaptiveConfig) -> None:
         super().__init__()
         self.config = config
+        self.embeddings = Embeddings(config)
         self.stack = Stack(config, config.num_layers, causal=True)
         initialise(self, config.num_layers)
 
@@ -46,5 +48,6 @@ class LengthAdaptiveDecoder(nn.Module):
                 f"an input of {input_ids.shape[1]} tokens is longer than the model takes, {self.config.max_length}",
                 hint="cut the input",
             )
-        states: torch.Tensor = self.stack(input_ids, resolve(subnetwork, self.config), token_type_ids=token_type_ids)
+        part, embedded = resolve(subnetwork, self.config), self.embeddings(input_ids, token_type_ids)
+        states: torch.Tensor = self.stack(embedded, part)
         return states

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from ctx_models.config import AdaptiveConfig
+from ctx_models.embeddings import Embeddings
 from ctx_models.errors import ModelError
 from ctx_models.fusion import Fusion, pool
 from ctx_models.layers import initialise
@@ -27,6 +28,7 @@ class LengthAdaptiveEncoder(nn.Module):
     def __init__(self, config: AdaptiveConfig) -> None:
         super().__init__()
         self.config = config
+        self.embeddings = Embeddings(config)
         self.stack = Stack(config, config.num_layers)
         self.fusion = Fusion(config, config.segment) if config.segment else None
         initialise(self, config.num_layers)
@@ -83,7 +85,7 @@ class LengthAdaptiveEncoder(nn.Module):
         part = resolve(subnetwork, self.config)
         mask = None if attention_mask is None else attention_mask.to(torch.bool)
         keys = None if mask is None else mask[:, None, None, :]
-        hidden = self.stack(input_ids, part, mask=keys, token_type_ids=token_type_ids)
+        hidden = self.stack(self.embeddings(input_ids, token_type_ids), part, mask=keys)
         if self.fusion is None:
             return hidden, pool(hidden, mask, self.config)[:, None]
         return hidden, self.fusion.summarise(hidden, mask, part)

@@ -74,7 +74,7 @@ class TaskModel(nn.Module):
     def read_tokens(self, hidden: torch.Tensor) -> dict[str, torch.Tensor]:
         """Outputs of the token tasks, of final states `(batch, length, hidden)`."""
         if self.task == "text-generation":
-            return {"logits": functional.linear(hidden, self.backbone.stack.embeddings.tokens.weight)}
+            return {"logits": functional.linear(hidden, self.backbone.embeddings.tokens.weight)}
         return {"logits": self.classifier(self.dropout(hidden))}
 
     def read_documents(self, rows: torch.Tensor) -> dict[str, torch.Tensor]:

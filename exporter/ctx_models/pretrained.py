@@ -104,18 +104,18 @@ def _unused_positions(positions: nn.Embedding) -> int:
 
 
 def _copy_encoder(model: TaskModel, base: Any) -> None:  # noqa: ANN401
-    stack: Any = model.backbone.stack
-    embeddings = base.embeddings
-    positions = embeddings.position_embeddings
-    stack.embeddings.tokens.weight.copy_(embeddings.word_embeddings.weight)
-    stack.embeddings.positions.weight.copy_(positions.weight[_unused_positions(positions) :])
-    stack.embeddings.types.weight.copy_(embeddings.token_type_embeddings.weight)
-    stack.embeddings.norm.load_state_dict(embeddings.LayerNorm.state_dict())
-    for layer, theirs in zip(stack.layers, base.encoder.layer, strict=True):
-        for ours, linear in _pairs(layer, theirs):
-            transposed = isinstance(ours, TransposedLinear)
-            ours.weight.copy_(linear.weight.T if transposed else linear.weight)
-            ours.bias.copy_(linear.bias)
+    ours: Any = model.backbone.embeddings
+    theirs = base.embeddings
+    positions = theirs.position_embeddings
+    ours.tokens.weight.copy_(theirs.word_embeddings.weight)
+    ours.positions.weight.copy_(positions.weight[_unused_positions(positions) :])
+    ours.types.weight.copy_(theirs.token_type_embeddings.weight)
+    ours.norm.load_state_dict(theirs.LayerNorm.state_dict())
+    for layer, other in zip(model.backbone.stack.layers, base.encoder.layer, strict=True):
+        for module, linear in _pairs(layer, other):
+            transposed = isinstance(module, TransposedLinear)
+            module.weight.copy_(linear.weight.T if transposed else linear.weight)
+            module.bias.copy_(linear.bias)
 
 
 def _pairs(layer: Any, theirs: Any) -> Iterator[tuple[Any, Any]]:  # noqa: ANN401

@@ -1,4 +1,4 @@
-"""A stack of layers that runs whole or in part, with its embeddings and its last norm."""
+"""A stack of layers that runs whole or in part, with its positions and its last norm."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from torch import nn
 
 from ctx_models import markers
 from ctx_models.config import AdaptiveConfig
-from ctx_models.embeddings import Embeddings
 from ctx_models.errors import ModelError
 from ctx_models.layers import Layer, Memory
 from ctx_models.rotary import Rotary
@@ -26,35 +25,31 @@ def resolve(subnetwork: SubNetwork | None, config: AdaptiveConfig) -> SubNetwork
 
 
 class Stack(nn.Module):
-    """Embeddings, layers, norm: the encoder, or one side of an encoder-decoder."""
+    """Layers, and a norm where the layers have none at their end: an encoder or a decoder, without embeddings."""
 
     def __init__(self, config: AdaptiveConfig, layers: int, *, causal: bool = False, cross: bool = False) -> None:
         super().__init__()
-        self.embeddings = Embeddings(config)
         self.rotary = Rotary(config) if config.positions == "rotary" else None
         self.layers = nn.ModuleList(Layer(config, causal=causal, cross=cross) for _ in range(layers))
         self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps) if config.norm == "pre" else None
 
     def forward(
         self,
-        input_ids: torch.Tensor,
+        states: torch.Tensor,
         part: SubNetwork,
         *,
         mask: torch.Tensor | None = None,
-        token_type_ids: torch.Tensor | None = None,
         memory: Memory | None = None,
     ) -> torch.Tensor:
-        """Ids `(batch, length)` to final states `(batch, length, hidden)`.
+        """Embedded tokens `(batch, length, hidden)` to final states of the same shape.
 
         Args:
-            input_ids: token ids.
+            states: what enters the first layer.
             part: the sub-network.
             mask: true where a position may be seen, broadcast to `(batch, heads, length, length)`; None: everywhere.
-            token_type_ids: `(batch, length)`.
             memory: what cross-attention sees.
         """
-        states: torch.Tensor = self.embeddings(input_ids, token_type_ids)
-        rotation = self.rotary(input_ids.shape[1], part.position_resolution) if self.rotary else None
+        rotation = self.rotary(states.shape[1], part.position_resolution) if self.rotary else None
         for index, layer in enumerate(self.layers[: part.layers], start=1):
             states = layer(states, part, mask=mask, rotation=rotation, memory=memory)
             states = markers.exit_after(states, index)
