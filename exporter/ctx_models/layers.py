@@ -110,6 +110,20 @@ class Attention(nn.Module):
             rotation: of both sequences' positions.
             causal: no position sees a later one.
         """
+        inner = self.inner(states, source, heads=heads, mask=mask, rotation=rotation, causal=causal)
+        return _back(inner, self.output, heads, "heads", self.head_size)
+
+    def inner(
+        self,
+        states: torch.Tensor,
+        source: torch.Tensor,
+        *,
+        heads: int | None,
+        mask: torch.Tensor | None = None,
+        rotation: Rotation | None = None,
+        causal: bool = False,
+    ) -> torch.Tensor:
+        """What each head sees, side by side: `(batch, length, heads * head_size)`; see `forward` for the arguments."""
         query, key, value = (
             self._split(_into(x, module, heads, "heads", self.head_size))
             for x, module in ((states, self.query), (source, self.key), (source, self.value))
@@ -118,8 +132,7 @@ class Attention(nn.Module):
             query, key = rotation(query), rotation(key)
         dropout = self.dropout if self.training else 0.0
         mixed = functional.scaled_dot_product_attention(query, key, value, mask, dropout_p=dropout, is_causal=causal)
-        joined = mixed.transpose(1, 2).contiguous().view(states.shape[0], states.shape[1], -1)
-        return _back(joined, self.output, heads, "heads", self.head_size)
+        return mixed.transpose(1, 2).contiguous().view(states.shape[0], states.shape[1], -1)
 
     def _split(self, states: torch.Tensor) -> torch.Tensor:
         """`(batch, length, heads * head_size)` to `(batch, heads, length, head_size)`."""
@@ -137,8 +150,11 @@ class FeedForward(nn.Module):
 
     def forward(self, states: torch.Tensor, ffn: int | None) -> torch.Tensor:
         """`(batch, length, hidden)` to the same, with the first `ffn` inner units."""
-        inner = self.activation(_into(states, self.up, ffn, "ffn", 1))
-        return _back(inner, self.down, ffn, "ffn", 1)
+        return _back(self.inner(states, ffn), self.down, ffn, "ffn", 1)
+
+    def inner(self, states: torch.Tensor, ffn: int | None) -> torch.Tensor:
+        """The activations of the first `ffn` inner units, `(batch, length, units)`."""
+        return self.activation(_into(states, self.up, ffn, "ffn", 1))
 
 
 class Residual(nn.Module):
