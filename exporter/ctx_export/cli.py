@@ -8,9 +8,11 @@ from typing import Annotated
 
 import typer
 
-from ctx_export import __version__
+from ctx_export import __version__, planning_cli
 from ctx_export.console import BundlePath, Debug, Json, errors, print_json, progress, stdout
+from ctx_export.evaluation_cli import evaluate
 from ctx_export.reports import parity_summary
+from ctx_export.training_cli import train
 from ctx_runtime.bundle import Bundle
 
 app = typer.Typer(
@@ -170,6 +172,16 @@ def doctor(as_json: Json = False, debug: Debug = False) -> None:
         from ctx_export.tables import doctor_table
 
         stdout.print(doctor_table(diagnosis))
+
+
+app.command(epilog="Example: [bold]ctx-export train ./minilm --task token-classification --train train.txt -o ner[/]")(
+    train
+)
+
+
+app.command(epilog=planning_cli.EPILOG)(planning_cli.plan)
+
+app.command(epilog="Example: [bold]ctx-export evaluate ner --data valid.txt --by-length 16,32,64[/]")(evaluate)
 
 
 def run() -> None:

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from ctx_export.reports import Progress as OnProgress
+from ctx_models.errors import ModelError
 from ctx_runtime.errors import CtxError
 
 BundlePath = Annotated[Path, typer.Argument(help="The bundle's folder.")]
@@ -32,7 +33,7 @@ def errors(as_json: bool, debug: bool) -> Iterator[None]:
     except KeyboardInterrupt:
         stderr.print("cancelled; nothing was changed", style="red")
         raise typer.Exit(130) from None
-    except CtxError as error:
+    except (CtxError, ModelError) as error:
         if debug:
             raise
         stderr.print(f"error: {error}", style="red", markup=False, soft_wrap=True)
@@ -40,7 +41,7 @@ def errors(as_json: bool, debug: bool) -> Iterator[None]:
             stderr.print(f"hint: {error.hint}", markup=False, soft_wrap=True)
         if as_json:
             print_json({"error": {"kind": type(error).__name__, "message": str(error), "hint": error.hint}})
-        raise typer.Exit(error.exit_code) from None
+        raise typer.Exit(error.exit_code if isinstance(error, CtxError) else CtxError.exit_code) from None
 
 
 @contextlib.contextmanager

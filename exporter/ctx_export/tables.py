@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Group
@@ -15,6 +16,12 @@ from ctx_export.engines import BuiltEngine
 from ctx_export.reports import BuildReport
 from ctx_runtime.parity import ParityCase, ParityReport
 
+if TYPE_CHECKING:  # it loads torch
+    from ctx_models.evaluation import QualityTable
+
+_MEASURES = {"loss": "loss", "precision": "precision", "recall": "recall", "f1": "F1", "accuracy": "accuracy",
+             "perplexity": "perplexity", "mrr": "MRR", "recall_at_1": "recall@1"}  # fmt: skip
+"""Headings of what a quality table may hold."""
 _YES, _NO = "[green]yes[/]", "[red]no[/]"
 
 
@@ -101,6 +108,25 @@ def invariance_lines(report: ParityReport) -> Iterable[str]:
         yield f"moved by padding: {report.padding_effect:.1e}, by batch mates: {report.batch_effect:.1e} (max abs)"
     for bucket, reason in report.unverified.items():
         yield f"[yellow]{bucket} could not be run here: {reason}[/]"
+
+
+def quality_table(quality: QualityTable, *, title: str | None = None) -> Table:
+    """A row for each sub-network and range of lengths; over all lengths last."""
+    table = plain_table(title)
+    rows = (*quality.rows, *quality.overall)
+    measures = [name for name in _MEASURES if any(getattr(row, name) is not None for row in rows)]
+    for heading in ("network", "tokens"):
+        table.add_column(heading, no_wrap=True)
+    for heading in ("examples", *(_MEASURES[name] for name in measures)):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for subnetwork in dict.fromkeys(row.subnetwork for row in quality.overall):
+        for row in (row for row in rows if row.subnetwork == subnetwork):
+            tokens = "all" if row in quality.overall else f"{row.min_length}..{row.max_length}"
+            values = (getattr(row, name) for name in measures)
+            shown = ("-" if value is None else f"{value:.4f}" for value in values)
+            table.add_row(str(subnetwork), tokens, str(row.examples), *shown)
+        table.add_section()
+    return table
 
 
 def doctor_table(diagnosis: Diagnosis) -> Group:

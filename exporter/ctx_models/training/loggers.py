@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, get_args
 
+from ctx_models.errors import ModelError
 from ctx_models.extras import load_extra
 from ctx_models.training.config import TrainingConfig
 from ctx_models.training.events import EpochDone, Event, OnEvent, StepDone
@@ -26,8 +27,10 @@ def log_to(logger: LoggerName, folder: Path, config: TrainingConfig) -> Iterator
         config: the run's settings, which are logged too.
 
     Raises:
-        ModelError: the logger is not installed.
+        ModelError: there is no such logger, or it is not installed.
     """
+    if logger not in get_args(LoggerName):
+        raise ModelError(f"unknown logger {logger!r}", hint=f"the loggers are {', '.join(get_args(LoggerName))}")
     with (_tensorboard if logger == "tensorboard" else _wandb)(folder, config) as write:
 
         def on_event(event: Event) -> None:
