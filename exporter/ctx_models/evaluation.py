@@ -127,6 +127,8 @@ def evaluate(
         ModelError: edges that do not ascend, no examples, a sub-network that the model does not have, or a missing
             package.
     """
+    for part in subnetworks:
+        part.resolve(model.config)
     buckets = length_buckets(length_edges, max((example.length for example in data.features), default=0))
     batches = plan_batches(data.features, batch_tokens)
     steps = _counter(len(batches) * len(subnetworks), on_progress)
