@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
-import logging
 import re
 import tempfile
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -23,6 +19,7 @@ from onnx_ir.passes.common import (
 )
 
 from ctx_export.constants import compute_constants
+from ctx_export.quiet import quiet
 from ctx_runtime.errors import ExportError
 from ctx_runtime.manifest import InputSpec, OutputSpec, TensorSpec, Tolerance
 from ctx_runtime.parity import compare
@@ -84,7 +81,7 @@ def export_graph(source: Exportable, *, max_length: int) -> ir.Model:
     example = {name: torch.from_numpy(array) for name, array in source.example(2, [length, length]).items()}
     convert = _convert_transformers if source.via == "transformers" else _convert_module
     try:
-        with _quiet():
+        with quiet():
             model = convert(source, {spec.name: example[spec.name] for spec in source.inputs}, max_length)
     except Exception as error:
         raise ExportError(
@@ -140,23 +137,6 @@ def _convert_module(source: Exportable, example: dict[str, torch.Tensor], max_le
         )
     assert converted is not None  # noqa: S101 (None only where it writes a file)
     return converted.model
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep the progress and warnings of torch and transformers to ourselves; errors still raise."""
-    disabled = logging.root.manager.disable
-    logging.disable(logging.ERROR)
-    try:
-        with (
-            warnings.catch_warnings(),
-            contextlib.redirect_stdout(io.StringIO()),
-            contextlib.redirect_stderr(io.StringIO()),
-        ):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(disabled)
 
 
 def _reason(error: BaseException) -> str:

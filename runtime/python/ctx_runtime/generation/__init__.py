@@ -1,0 +1,1 @@
+"""Text generation with a decoder bundle: a cache of fixed capacity, steps over it, and what is fed to its graphs."""
