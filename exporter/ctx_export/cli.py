@@ -13,6 +13,7 @@ from ctx_export.console import BundlePath, Debug, Json, errors, print_json, prog
 from ctx_export.evaluation_cli import evaluate
 from ctx_export.reports import parity_summary
 from ctx_export.training_cli import train
+from ctx_export.tuning_cli import tune
 from ctx_runtime.bundle import Bundle
 
 app = typer.Typer(
@@ -182,6 +183,8 @@ app.command(epilog="Example: [bold]ctx-export train ./minilm --task token-classi
 app.command(epilog=planning_cli.EPILOG)(planning_cli.plan)
 
 app.command(epilog="Example: [bold]ctx-export evaluate ner --data valid.txt --by-length 16,32,64[/]")(evaluate)
+
+app.command(epilog="Example: [bold]ctx-export tune ner --data valid.txt --by-length 16,32,64 -o ner.yaml[/]")(tune)
 
 
 def run() -> None:

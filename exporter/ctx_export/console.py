@@ -15,7 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 
 from ctx_export.reports import Progress as OnProgress
 from ctx_models.errors import ModelError
-from ctx_runtime.errors import CtxError
+from ctx_runtime.errors import CtxError, InputError
 
 BundlePath = Annotated[Path, typer.Argument(help="The bundle's folder.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object, and nothing else, on stdout.")]
@@ -69,3 +69,15 @@ def print_json(value: object) -> None:
     """Print `value` as the one JSON object of a command."""
     json.dump(value, sys.stdout, indent=2, allow_nan=False)
     sys.stdout.write("\n")
+
+
+def read_lengths(text: str, option: str) -> tuple[int, ...]:
+    """`16,32` as numbers; their order is checked where they are used.
+
+    Raises:
+        InputError: it is no such list.
+    """
+    try:
+        return tuple(int(part) for part in text.split(",") if part)
+    except ValueError:
+        raise InputError(f"{option} takes numbers, not {text!r}", hint="for example 16,32,64") from None

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from ctx_export.console import Debug, Json, errors, print_json, progress, stdout
+from ctx_export.console import Debug, Json, errors, print_json, progress, read_lengths, stdout
 from ctx_runtime.errors import InputError
 
 if TYPE_CHECKING:
@@ -80,18 +80,6 @@ def evaluate(
         print_json(report.to_json())
     else:
         _print(report)
-
-
-def read_lengths(text: str, option: str) -> tuple[int, ...]:
-    """`16,32` as numbers.
-
-    Raises:
-        InputError: it is no such list.
-    """
-    try:
-        return tuple(int(part) for part in text.split(",") if part)
-    except ValueError:
-        raise InputError(f"{option} takes numbers, not {text!r}", hint="for example 128,256,512") from None
 
 
 def _check_choice(data: Path | None, task: str | None) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ctx_export.evaluation_job import EvaluationReport
+from ctx_export.tuning_job import TuningReport
 from ctx_models.extras import load_extra
+from ctx_models.tuning import Trial, pareto_front
 from ctx_runtime.errors import InputError
 
 _HEADINGS = {"f1": "F1", "accuracy": "accuracy", "mrr": "mean reciprocal rank"}
@@ -56,3 +59,30 @@ def save_figure(panels: Mapping[str, Callable[[Axes], None]], file: Path) -> Non
         figure.savefig(file, dpi=120)
     except (OSError, ValueError) as error:
         raise InputError(f"{file}: {error}", hint="name a file that ends in .png, .svg or .pdf") from error
+
+
+def plot_trials(report: TuningReport, file: Path) -> None:
+    """Quality over latency, a panel for each bucket: every trial, the Pareto front, the floor and the choice.
+
+    Raises:
+        InputError: the file's ending is of no format that matplotlib writes, or the file can't be written.
+    """
+    buckets = dict.fromkeys(trial.max_length for trial in report.trials)
+    panels = {f"up to {length} tokens": functools.partial(_draw_bucket, report, length) for length in buckets}
+    save_figure(panels, file)
+
+
+def _draw_bucket(report: TuningReport, length: int, axes: Axes) -> None:
+    trials = [trial for trial in report.trials if trial.max_length == length]
+    front, chosen, floor = pareto_front(trials), report.chosen(length), report.job.floor * trials[0].quality
+    axes.scatter(*_points(trials), color="lightgrey", label="trials")
+    axes.plot(*_points(front), marker="o", markersize=4, label="Pareto front")
+    axes.scatter(*_points(trials[:1]), marker="s", color="black", zorder=3, label="full network")
+    if chosen is not None:
+        axes.scatter(*_points([chosen]), marker="*", s=160, zorder=3, label=f"chosen: {chosen.subnetwork}")
+    axes.axhline(floor, color="grey", linestyle="--", linewidth=1, label=f"floor {floor:.3f}")
+    axes.set(xlabel="latency, ms", ylabel=f"quality ({_HEADINGS[report.quality.rows[0].metric]})")
+
+
+def _points(trials: Sequence[Trial]) -> tuple[list[float], list[float]]:
+    return [trial.latency_ms for trial in trials], [trial.quality for trial in trials]

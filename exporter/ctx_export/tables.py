@@ -20,7 +20,7 @@ if TYPE_CHECKING:  # it loads torch
     from ctx_models.evaluation import QualityTable
 
 _MEASURES = {"loss": "loss", "precision": "precision", "recall": "recall", "f1": "F1", "accuracy": "accuracy",
-             "perplexity": "perplexity", "mrr": "MRR", "recall_at_1": "recall@1"}  # fmt: skip
+             "perplexity": "perplexity", "mrr": "MRR", "recall_at_1": "recall@1", "latency_ms": "ms"}  # fmt: skip
 """Headings of what a quality table may hold."""
 _YES, _NO = "[green]yes[/]", "[red]no[/]"
 

@@ -21,8 +21,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from ctx_export.console import Debug, Json, errors, print_json, stderr, stdout
-from ctx_models.errors import ModelError
+from ctx_export.console import Debug, Json, errors, print_json, read_lengths, stderr, stdout
 
 if TYPE_CHECKING:
     from ctx_models.evaluation import QualityTable
@@ -86,7 +85,7 @@ def train(
         parts = tuple(SubNetwork.parse(part) for part in subnetwork or ())
         config = TrainingConfig(**steps, **how, sandwich=parts, distill=distill)
         smallest = SubNetwork.parse(sandwich) if sandwich else None
-        lengths = _read_lengths(by_length)
+        lengths = read_lengths(by_length, "--by-length")
         job = TrainingJob(model, cast(Any, task), train_file, valid_file, output, config, smallest, lengths, resume)
         log = stack.enter_context(_log(logger, output, config))
         display = stack.enter_context(_display(epochs, stderr if as_json else stdout))
@@ -161,11 +160,3 @@ def _both(first: OnEvent, second: OnEvent) -> OnEvent:
         second(event)
 
     return on_event
-
-
-def _read_lengths(text: str) -> tuple[int, ...]:
-    """`16,32` as numbers; their order is checked where they are used."""
-    try:
-        return tuple(int(part) for part in text.split(",") if part)
-    except ValueError as error:
-        raise ModelError(f"--by-length takes numbers, not {text!r}", hint="for example 16,32,64") from error

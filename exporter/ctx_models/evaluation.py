@@ -23,6 +23,7 @@ OnProgress = Callable[[int, int], None]
 """Told `(done, total)` batches."""
 
 FULL = (SubNetwork(),)
+"""The whole network alone."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,7 @@ class QualityRow:
         perplexity: of causal models.
         mrr: mean reciprocal rank of a query's positive among those of all queries.
         recall_at_1: share of queries whose positive comes first.
+        latency_ms: of one input of `max_length` tokens, where it was measured.
     """
 
     min_length: int
@@ -53,6 +55,7 @@ class QualityRow:
     perplexity: float | None = None
     mrr: float | None = None
     recall_at_1: float | None = None
+    latency_ms: float | None = None
 
     @property
     def value(self) -> float:
