@@ -49,11 +49,17 @@ class Fusion(nn.Module):
         self.mixer = nn.Sequential(nn.Linear(hidden, hidden), nn.GELU(), nn.Linear(hidden, hidden))
         self.reader_norm = nn.LayerNorm(hidden, eps=config.layer_norm_eps)
         self.mixer_norm = nn.LayerNorm(hidden, eps=config.layer_norm_eps)
-        self.reader_gate = nn.Parameter(torch.zeros(hidden))
-        self.mixer_gate = nn.Parameter(torch.zeros(hidden))
-        self.document_gate = nn.Parameter(torch.zeros(hidden))
+        self.reader_gate = nn.Parameter(torch.ones(hidden))
+        self.mixer_gate = nn.Parameter(torch.ones(hidden))
+        self.document_gate = nn.Parameter(torch.ones(hidden))
         self.inv_freq: torch.Tensor
         self.register_buffer("inv_freq", scaled_inv_freq(own)[0], persistent=False)
+
+    @torch.no_grad()
+    def close(self) -> None:
+        """Let nothing through until training opens the gates: a pretrained model's answers stay what they are."""
+        for gate in (self.reader_gate, self.mixer_gate, self.document_gate):
+            gate.zero_()
 
     def summarise(self, hidden: torch.Tensor, mask: torch.Tensor | None, part: SubNetwork) -> torch.Tensor:
         """Final states `(segments, window, hidden)` to summaries `(segments, 1 + summaries, hidden)`.
@@ -96,7 +102,7 @@ class Fusion(nn.Module):
     def finish(self, hidden: torch.Tensor, context: torch.Tensor, part: SubNetwork) -> torch.Tensor:
         """Give tokens `(segments, window, hidden)` the context `(segments, rows, hidden)` of their own segment.
 
-        Both updates are gated, and the gates start at zero: an untrained fusion changes no answer.
+        Both updates are gated, width by width.
         """
         seen = self.reader(self.reader_norm(hidden), context, heads=part.heads)
         hidden = hidden + self.reader_gate * seen
@@ -104,9 +110,9 @@ class Fusion(nn.Module):
         return mixed
 
     def document(self, summary: torch.Tensor, context: torch.Tensor, present: torch.Tensor | None) -> torch.Tensor:
-        """What stands for whole documents, `(documents, hidden)`: the mean over segments, and a gated one of contexts.
+        """What stands for whole documents, `(documents, hidden)`: the mean over segments, and, gated, that of contexts.
 
-        Tokens in an overlap of segments count in both. An untrained fusion adds nothing.
+        Tokens in an overlap of segments count in both.
         """
         return _mean(summary[:, :, 0], present) + self.document_gate * _mean(context.mean(dim=2), present)
 

@@ -131,6 +131,8 @@ class Attention(nn.Module):
         if rotation is not None:
             query, key = rotation(query), rotation(key)
         dropout = self.dropout if self.training else 0.0
+        if mask is not None:  # ONNX Runtime's Attention wants a row for each query
+            mask = mask.expand(-1, -1, states.shape[1], -1)
         mixed = functional.scaled_dot_product_attention(query, key, value, mask, dropout_p=dropout, is_causal=causal)
         return mixed.transpose(1, 2).contiguous().view(states.shape[0], states.shape[1], -1)
 

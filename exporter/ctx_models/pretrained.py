@@ -59,7 +59,7 @@ def adapt_bert(
         config = dataclasses.replace(_read_config(base, settings), pooling=_pooling(task), segment=segment)
         model = TaskModel(config, task, labels)
         with torch.no_grad():
-            _copy_encoder(model, base)
+            _copy_encoder(model.backbone, base)
             _copy_head(model, hf_model, base)
     except (AttributeError, TypeError, KeyError) as error:
         raise ModelError(
@@ -103,19 +103,20 @@ def _unused_positions(positions: nn.Embedding) -> int:
     return 0 if positions.padding_idx is None else positions.padding_idx + 1
 
 
-def _copy_encoder(model: TaskModel, base: Any) -> None:  # noqa: ANN401
-    ours: Any = model.backbone.embeddings
-    theirs = base.embeddings
+def _copy_encoder(encoder: Any, base: Any) -> None:  # noqa: ANN401
+    ours, theirs = encoder.embeddings, base.embeddings
     positions = theirs.position_embeddings
     ours.tokens.weight.copy_(theirs.word_embeddings.weight)
     ours.positions.weight.copy_(positions.weight[_unused_positions(positions) :])
     ours.types.weight.copy_(theirs.token_type_embeddings.weight)
     ours.norm.load_state_dict(theirs.LayerNorm.state_dict())
-    for layer, other in zip(model.backbone.stack.layers, base.encoder.layer, strict=True):
+    for layer, other in zip(encoder.stack.layers, base.encoder.layer, strict=True):
         for module, linear in _pairs(layer, other):
             transposed = isinstance(module, TransposedLinear)
             module.weight.copy_(linear.weight.T if transposed else linear.weight)
             module.bias.copy_(linear.bias)
+    if encoder.fusion is not None:
+        encoder.fusion.close()
 
 
 def _pairs(layer: Any, theirs: Any) -> Iterator[tuple[Any, Any]]:  # noqa: ANN401
