@@ -75,7 +75,7 @@ def test_impossible_inputs_and_outputs(
 
 FUSION = {
     "segment": "segment.onnx", "fuse": "fuse.onnx", "finish": "finish.onnx", "hidden_size": 8, "summaries": 2,
-    "golden": None,
+    "prefix": 1, "suffix": 1, "golden": None,
 }  # fmt: skip
 QUALITY = {
     "min_length": 1, "max_length": 16, "subnetwork": {"layers": 2}, "metric": "f1", "value": 0.9, "loss": None,
@@ -93,11 +93,9 @@ def fused(values: dict[str, Any]) -> dict[str, Any]:
 def test_a_fusion_names_the_states_between_its_graphs(fused: dict[str, Any]) -> None:
     fusion = Manifest.model_validate(fused).fusion
     assert fusion is not None
-    assert [(spec.name, spec.shape) for spec in (fusion.hidden, fusion.summary, fusion.context)] == [
-        ("hidden", ("batch", "length", 8)),
-        ("summary", ("batch", 2, 8)),
-        ("context", ("batch", 2, 8)),
-    ]
+    assert fusion.state("hidden").shape == ("batch", "length", 8)
+    assert fusion.state("summary").shape == fusion.state("context").shape == ("batch", 2, 8)
+    assert fusion.state("summaries").shape == fusion.state("contexts").shape == ("batch", "length", 2, 8)
 
 
 @pytest.mark.parametrize(
@@ -110,6 +108,7 @@ def test_a_fusion_names_the_states_between_its_graphs(fused: dict[str, Any]) -> 
         (lambda m: m["outputs"].pop(0), "exactly if there are any"),
         (lambda m: m["outputs"][1].update(name="summary"), "'summary' is what the graphs of the fusion call"),
         (lambda m: m["inputs"][0].update(name="hidden"), "'hidden' is what the graphs of the fusion call"),
+        (lambda m: m["fusion"].update(prefix=43), "leave no room beside 44 special tokens and an overlap of 4"),
         (lambda m: m.update(min_quality=0.5), "min_quality needs a table of quality"),
         (lambda m: m.update(quality=[QUALITY | {"min_length": 17}]), "expected min_length <= max_length, got 17, 16"),
         (lambda m: m["overflow"].update(fusion="learned"), "overflow.fusion"),

@@ -107,21 +107,22 @@ GraphContract bucket_contract(const Manifest& manifest, MaskUse use) {
 void add_fusion(const Manifest& manifest, Contracts& contracts) {
   if (!manifest.fusion) return;
   const auto& fusion = *manifest.fusion;
-  const TensorSpec hidden{"hidden", DType::float32, {kBatch, kLength, fusion.hidden_size}};
-  const TensorSpec summary{"summary", DType::float32, {kBatch, fusion.summaries, fusion.hidden_size}};
-  const TensorSpec context{"context", summary.dtype, summary.shape};
-  GraphContract segment{inputs_without_mask(manifest), {}, {hidden, summary}, {}};
-  GraphContract fuse{{summary}, {}, {context}, {}}, finish{{hidden, context}, {}, {}, {}};
-  for (const auto& output : manifest.outputs) {
-    if (output.length_axis()) {
-      finish.outputs.push_back(output);
-    } else {
-      fuse.outputs.push_back(output);
-      fuse.outputs.back().shape[0] = 1;
-    }
+  const auto state = [&](const char* name, Shape rows) {
+    rows.insert(rows.begin(), kBatch);
+    rows.push_back(fusion.hidden_size);
+    return TensorSpec{name, DType::float32, rows};
+  };
+  const TensorSpec hidden = state("hidden", {kLength}), context = state("context", {fusion.summaries});
+  GraphContract segment{inputs_without_mask(manifest), {}, {state("summary", {fusion.summaries})}, {}};
+  GraphContract fuse{{state("summaries", {kLength, fusion.summaries})}, {}, {}, {}},
+      finish{{hidden, context}, {}, {}, {}};
+  for (const auto& output : manifest.outputs) (output.length_axis() ? finish : fuse).outputs.push_back(output);
+  if (fusion.finish) {
+    segment.outputs.push_back(hidden);
+    fuse.outputs.push_back(state("contexts", {kLength, fusion.summaries}));
+    contracts.emplace_back(*fusion.finish, std::move(finish));
   }
   contracts.insert(contracts.end(), {{fusion.segment, std::move(segment)}, {fusion.fuse, std::move(fuse)}});
-  if (fusion.finish) contracts.emplace_back(*fusion.finish, std::move(finish));
 }
 
 // What the manifest says of the weights of a graph: only the file beside it is in reach of its external data.

@@ -115,12 +115,13 @@ struct Bucket {
   std::string network;  // buckets with the same one share sessions: "fp32-l3"
 };
 
-// The graphs that run a row longer than every bucket, one segment of the longest bucket's tokens at a time.
+// The graphs that run a row longer than every bucket, in segments of the longest bucket's tokens.
 struct FusionRecord {
-  std::string segment;                // the inputs without the mask -> hidden, summary
-  std::string fuse;                   // the summaries of all segments of a row -> context, and the learned outputs
-  std::optional<std::string> finish;  // hidden, context -> the outputs with a length
+  std::string segment;                // the inputs without the mask -> summary, and hidden if there is a finish
+  std::string fuse;                   // the summaries of all segments -> the learned outputs, and contexts likewise
+  std::optional<std::string> finish;  // hidden, context of one segment -> the outputs with a length
   std::int64_t hidden_size = 0, summaries = 0;
+  std::int64_t prefix = 0, suffix = 0;  // tokens of a row that frame each of its segments
   std::optional<std::string> golden;
 };
 

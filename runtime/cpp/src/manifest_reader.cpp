@@ -228,6 +228,8 @@ FusionRecord read_fusion(const Value& value) {
   fusion.finish = read_nullable(object.required("finish"), read_path);
   fusion.hidden_size = object.required("hidden_size").integer(kPositive);
   fusion.summaries = object.required("summaries").integer(kPositive);
+  fusion.prefix = object.required("prefix").integer({0, 64});
+  fusion.suffix = object.required("suffix").integer({0, 64});
   fusion.golden = read_nullable(object.required("golden"), read_path);
   object.finish();
   return fusion;
@@ -316,6 +318,15 @@ bool names_differ(const std::vector<Spec>& specs) {
   return std::all_of(specs.begin(), specs.end(), [&](const Spec& spec) { return names.insert(spec.name).second; });
 }
 
+// Whether a segment has a token of its own beside `framing` tokens and the overlap.
+void check_room(const Manifest& manifest, std::int64_t framing, Problems& problems) {
+  const auto& overflow = manifest.overflow;
+  if (overflow.policy == OverflowPolicy::segment && overflow.overlap + framing >= manifest.max_length()) {
+    problems.add("", text("segments of ", manifest.max_length(), " tokens leave no room beside ", framing,
+                          " special tokens and an overlap of ", overflow.overlap));
+  }
+}
+
 // What holds between `fusion`, `quality` and the outputs.
 void check_fusion(const Manifest& manifest, Problems& problems) {
   if (manifest.min_quality && manifest.quality.empty()) problems.add("", "min_quality needs a table of quality");
@@ -335,8 +346,10 @@ void check_fusion(const Manifest& manifest, Problems& problems) {
   if (manifest.fusion->finish.has_value() != any_by_token) {
     problems.add("", "the fusion has a graph to finish outputs with a length exactly if there are any");
   }
+  check_room(manifest, manifest.fusion->prefix + manifest.fusion->suffix, problems);
+  constexpr std::array<std::string_view, 5> states{"hidden", "summary", "summaries", "contexts", "context"};
   const auto check_name = [&](const TensorSpec& spec) {
-    if (spec.name == "hidden" || spec.name == "summary" || spec.name == "context") {
+    if (std::find(states.begin(), states.end(), spec.name) != states.end()) {
       problems.add("", text("'", spec.name, "' is what the graphs of the fusion call a state of their own"));
     }
   };
@@ -358,11 +371,7 @@ void check_manifest(const Manifest& manifest, Problems& problems) {
     if (count > 1) problems.add("", text("more than one input has the role ", kRoles[static_cast<std::size_t>(role)]));
   }
   const auto framing = std::ssize(manifest.special_tokens.prefix) + std::ssize(manifest.special_tokens.suffix);
-  const auto& overflow = manifest.overflow;
-  if (overflow.policy == OverflowPolicy::segment && overflow.overlap + framing >= manifest.max_length()) {
-    problems.add("", text("segments of ", manifest.max_length(), " tokens leave no room beside ", framing,
-                          " special tokens and an overlap of ", overflow.overlap));
-  }
+  check_room(manifest, framing, problems);
   check_fusion(manifest, problems);
 }
 

@@ -16,9 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from ctx_runtime.decoder import DecoderRecord
 from ctx_runtime.errors import BundleError
 from ctx_runtime.golden_syntax import check_golden
-from ctx_runtime.manifest import FileRecord, Manifest, TensorSpec
+from ctx_runtime.manifest import FileRecord, GraphTensor, Manifest, TensorSpec
 from ctx_runtime.manifest_file import MAX_MANIFEST_BYTES, canonical_json, parse_manifest
 from ctx_runtime.onnx_scan import MAX_GRAPH_BYTES, GraphContract, scan_graph
 from ctx_runtime.weight_ranges import WeightRange, check_ranges
@@ -67,9 +68,8 @@ class Bundle:
             if verify == "full":
                 _check_hashes(root, manifest)
             _check_graphs(root, manifest)
-            for record in (*manifest.buckets, *([manifest.fusion] if manifest.fusion else [])):
-                if record.golden is not None:
-                    check_golden(root / record.golden, manifest)
+            for golden in _golden_files(manifest):
+                check_golden(root / golden, manifest)
         except OSError as error:
             raise BundleError("file-missing", f"{error.filename} can't be read: {error.strerror}") from error
         return cls(root, manifest, hashlib.sha256(data).hexdigest())
@@ -172,11 +172,19 @@ def _check_references(manifest: Manifest) -> None:
             raise BundleError("reference", f"{engine.file} serves {min(unknown)!r}, which is not a bucket")
 
 
+def _golden_files(manifest: Manifest) -> Iterator[str]:
+    yield from (bucket.golden for bucket in manifest.buckets if bucket.golden is not None)
+    if manifest.fusion is not None and manifest.fusion.golden is not None:
+        yield manifest.fusion.golden
+
+
 def _referenced_files(manifest: Manifest) -> Iterator[str | None]:
     for bucket in manifest.buckets:
         yield from (bucket.graph, bucket.unmasked_graph, bucket.golden)
     if (fusion := manifest.fusion) is not None:
         yield from (fusion.segment, fusion.fuse, fusion.finish, fusion.golden)
+    if manifest.decoder is not None:
+        yield manifest.decoder.chat_template
     yield from (engine.file for engine in manifest.engines)
     yield from (manifest.weights, manifest.tokenizer, manifest.parity_report)
 
@@ -218,25 +226,32 @@ def _read_graph(root: Path, graph: str) -> bytes:
 
 def _bucket_contract(manifest: Manifest, graph: str, mask: MaskUse) -> tuple[str, GraphContract]:
     inputs = [spec for spec in manifest.inputs if not (mask == "refused" and spec.role == "mask")]
-    required = manifest.mask.name if manifest.mask is not None and mask == "required" else None
+    required = {manifest.mask.name} if manifest.mask is not None and mask == "required" else set[str]()
     return graph, _contract(manifest, graph, inputs, manifest.outputs, required)
+
+
+def _decoder_contract(manifest: Manifest, decoder: DecoderRecord, graph: str) -> tuple[str, GraphContract]:
+    """A graph that takes what it needs of a step, and all of the cache."""
+    cache = {f"past_{slot}" for slot in decoder.slots}
+    return graph, _contract(manifest, graph, decoder.inputs, decoder.outputs, {"input_ids", "last", *cache})
 
 
 def _fusion_contracts(manifest: Manifest) -> list[tuple[str, GraphContract]]:
     """The graphs of the fusion, if the bundle has one: segment, fuse and, where an output has a length, finish."""
     if (fusion := manifest.fusion) is None:
         return []
-    tokens = [spec for spec in manifest.inputs if spec.role != "mask"]
-    document = [
-        TensorSpec(name=spec.name, dtype=spec.dtype, shape=(1, *spec.shape[1:]))
-        for spec in manifest.outputs
-        if spec.length_axis is None
-    ]
+    rows = [spec for spec in manifest.inputs if spec.role != "mask"]
+    by_row = [spec for spec in manifest.outputs if spec.length_axis is None]
     by_token = [spec for spec in manifest.outputs if spec.length_axis is not None]
+    segment, fuse = [fusion.state("summary")], [fusion.state("contexts"), *by_row]
+    if fusion.finish is None:
+        fuse = [*by_row]
+    else:
+        segment.append(fusion.state("hidden"))
     interfaces: list[tuple[str | None, Sequence[TensorSpec], Sequence[TensorSpec]]] = [
-        (fusion.segment, tokens, [fusion.hidden, fusion.summary]),
-        (fusion.fuse, [fusion.summary], [fusion.context, *document]),
-        (fusion.finish, [fusion.hidden, fusion.context], by_token),
+        (fusion.segment, rows, segment),
+        (fusion.fuse, [fusion.state("summaries")], fuse),
+        (fusion.finish, [fusion.state("hidden"), fusion.state("context")], by_token),
     ]
     return [
         (graph, _contract(manifest, graph, inputs, outputs))
@@ -248,8 +263,8 @@ def _fusion_contracts(manifest: Manifest) -> list[tuple[str, GraphContract]]:
 def _contract(
     manifest: Manifest,
     graph: str,
-    inputs: Sequence[TensorSpec],
-    outputs: Sequence[TensorSpec],
+    inputs: Sequence[GraphTensor],
+    outputs: Sequence[GraphTensor],
     required: str | None = None,
 ) -> GraphContract:
     """What the manifest says of a graph; only the weight file beside it is in reach of its external data."""
@@ -258,7 +273,7 @@ def _contract(
     sizes = {record.path: record.bytes for record in manifest.files}
     return GraphContract(
         inputs=inputs,
-        required=required,
+        required=frozenset(required),
         outputs=outputs,
         weights=weights.name if weights and beside else None,
         weights_bytes=sizes[manifest.weights] if manifest.weights and beside else 0,

@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from ctx_runtime.bucket import Tokens, check_tiling
+from ctx_runtime.decoder import DecoderRecord, StepTensor
 from ctx_runtime.resource_profile import (
     BackendName,
     BucketPlan,
@@ -22,7 +23,7 @@ from ctx_runtime.resource_profile import (
 
 FORMAT = 1
 """The bundle format that this code writes, and the newest that it reads."""
-_FUSED_NAMES = frozenset({"hidden", "summary", "context"})
+_FUSED_NAMES = frozenset({"hidden", "summary", "summaries", "contexts", "context"})
 
 Fusion = Literal["concat", "mean", "max", "attention", "learned"]
 """How the outputs of segments become one: along the length axis, pooled, or by the model's own fusion."""
@@ -31,6 +32,7 @@ Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.:/-]{1,256}$")]
 Path = Annotated[str, Field(min_length=1, max_length=512)]
 Dim = Annotated[int, Field(ge=1)] | Literal["batch", "length"]
+Framing = Annotated[int, Field(ge=0, le=64)]
 Shape = Annotated[tuple[Dim, ...], Field(min_length=1, max_length=8, strict=False)]
 
 
@@ -49,6 +51,10 @@ class TensorSpec(_Model):
     def length_axis(self) -> int | None:
         """The axis that grows with the input, None for an output that is one row for the whole input."""
         return self.shape.index("length") if "length" in self.shape else None
+
+
+GraphTensor = TensorSpec | StepTensor
+"""An input or output of a graph."""
 
 
 class InputSpec(TensorSpec):
@@ -112,15 +118,18 @@ class BucketRecord(BucketPlan):
 
 
 class FusionRecord(_Model):
-    """The graphs that run a row longer than every bucket, one segment of the longest bucket's tokens at a time.
+    """The graphs that run a row longer than every bucket, in segments of the longest bucket's tokens.
 
     Attributes:
-        segment: the model's inputs without the mask -> `hidden` and `summary` of one segment.
-        fuse: the `summary` of all segments of one row, stacked -> their `context`, and the `learned` outputs.
+        segment: the model's inputs without the mask -> `summary` and, where there is a `finish`, `hidden`.
+        fuse: the `summaries` of all segments of a row -> their `contexts` where there is a `finish`, and every output
+            without a length.
         finish: `hidden` and `context` of one segment -> the outputs with a length; None where there is none.
-        hidden_size: numbers of one token's state.
+        hidden_size: numbers of one state.
         summaries: states that stand for one segment.
-        golden: inputs longer than every bucket and their expected outputs, `parity/fusion.npz`.
+        prefix: tokens at the beginning of a row that frame each of its segments, special or not.
+        suffix: those at its end.
+        golden: rows longer than every bucket and their expected outputs, `parity/fusion.npz`.
     """
 
     segment: Path
@@ -128,22 +137,20 @@ class FusionRecord(_Model):
     finish: Path | None
     hidden_size: Annotated[int, Field(ge=1)]
     summaries: Annotated[int, Field(ge=1)]
+    prefix: Framing
+    suffix: Framing
     golden: Path | None
 
-    @property
-    def hidden(self) -> TensorSpec:
-        """The states of a segment's tokens, `(batch, length, hidden_size)`."""
-        return TensorSpec(name="hidden", dtype="float32", shape=("batch", "length", self.hidden_size))
-
-    @property
-    def summary(self) -> TensorSpec:
-        """What a segment tells the others, `(batch, summaries, hidden_size)`."""
-        return TensorSpec(name="summary", dtype="float32", shape=("batch", self.summaries, self.hidden_size))
-
-    @property
-    def context(self) -> TensorSpec:
-        """What a segment learns from the others, `(batch, summaries, hidden_size)`."""
-        return self.summary.model_copy(update={"name": "context"})
+    def state(self, name: Literal["hidden", "summary", "summaries", "contexts", "context"]) -> TensorSpec:
+        """What the graphs pass on: the states of each token, of one segment, or of all segments of a row."""
+        rows: dict[str, tuple[Dim, ...]] = {
+            "hidden": ("length",),
+            "summary": (self.summaries,),
+            "summaries": ("length", self.summaries),
+            "contexts": ("length", self.summaries),
+            "context": (self.summaries,),
+        }
+        return TensorSpec(name=name, dtype="float32", shape=("batch", *rows[name], self.hidden_size))
 
 
 class QualityRecord(_Model):
@@ -222,6 +229,7 @@ class Manifest(_Model):
         padding_invariant: padding does not change an answer beyond the tolerance (measured by the build); where it
             does, the runtime batches rows of equal length only.
         fusion: the graphs of a model that fuses segments itself.
+        decoder: what the graphs of a causal language model are; None for every other model.
         quality: what is known of the sub-networks by length; the first record that holds a length counts.
         min_quality: the least that `quality` must promise of the bucket that an input runs in; None: any will do.
         weights: the one file with all weights, None for a model without any.
@@ -239,6 +247,7 @@ class Manifest(_Model):
     buckets: Annotated[tuple[BucketRecord, ...], Field(min_length=1, max_length=64, strict=False)]
     engines: Annotated[tuple[EngineRecord, ...], Field(max_length=256, strict=False)] = ()
     fusion: FusionRecord | None = None
+    decoder: DecoderRecord | None = None
     quality: Annotated[tuple[QualityRecord, ...], Field(max_length=4096, strict=False)] = ()
     min_quality: Quality | None = None
     overflow: Overflow
@@ -263,13 +272,16 @@ class Manifest(_Model):
         for role in ("tokens", "mask"):
             if sum(spec.role == role for spec in self.inputs) > 1:
                 raise ValueError(f"more than one input has the role {role!r}")
-        framing = len(self.special_tokens.prefix) + len(self.special_tokens.suffix)
+        self._check_room(len(self.special_tokens.prefix) + len(self.special_tokens.suffix))
+        return self
+
+    def _check_room(self, framing: int) -> None:
+        """Raise ValueError if a segment has no token of its own beside `framing` tokens and the overlap."""
         if self.overflow.policy == "segment" and self.overflow.overlap + framing >= self.max_length:
             raise ValueError(
                 f"segments of {self.max_length} tokens leave no room beside {framing} special tokens and an overlap "
                 f"of {self.overflow.overlap}"
             )
-        return self
 
     @model_validator(mode="after")
     def _check_fusion(self) -> Manifest:
@@ -287,9 +299,31 @@ class Manifest(_Model):
             raise ValueError("with a fusion, every output without a length is learned")
         if (self.fusion.finish is None) != (pooled == list(self.outputs)):
             raise ValueError("the fusion has a graph to finish outputs with a length exactly if there are any")
+        self._check_room(self.fusion.prefix + self.fusion.suffix)
         for spec in (*self.inputs, *self.outputs):
             if spec.name in _FUSED_NAMES:
                 raise ValueError(f"{spec.name!r} is what the graphs of the fusion call a state of their own")
+        return self
+
+    @model_validator(mode="after")
+    def _check_decoder(self) -> Manifest:
+        policy = self.overflow.policy
+        if self.decoder is None:
+            if policy == "sliding":
+                raise ValueError("the overflow policy sliding is one of causal language models")
+            return self
+        if policy not in ("sliding", "error"):
+            raise ValueError(f"a causal language model can't {policy} what is too long")
+        if policy == "sliding" and self.decoder.sinks + 2 > self.max_length:
+            raise ValueError(f"a cache of {self.max_length} tokens has no room beside {self.decoder.sinks} sinks")
+        stated = [(spec.name, spec.dtype, spec.shape) for spec in (*self.inputs, *self.outputs)]
+        wanted = [
+            ("input_ids", "int64", ("batch", "length")),
+            ("logits", "float32", ("batch", self.decoder.vocab_size)),
+        ]
+        unmasked = any(bucket.unmasked_graph for bucket in self.buckets)
+        if stated != wanted or self.inputs[0].role != "tokens" or unmasked or self.fusion is not None:
+            raise ValueError("a causal language model takes input_ids, gives logits and has one graph for a bucket")
         return self
 
     def check_buckets(self) -> None:
