@@ -28,15 +28,24 @@ def minilm() -> Path:
 
 
 def interleave(
-    contenders: Mapping[str, Callable[[], object]], *, rounds: int, clock: Callable[[], float] = time.perf_counter
+    contenders: Mapping[str, Callable[[], object]],
+    *,
+    rounds: int,
+    clock: Callable[[], float] = time.perf_counter,
+    untimed: int = 0,
 ) -> dict[str, np.ndarray]:
-    """Seconds `(rounds,)` of each contender by `clock`: each runs once a round, in an order that rotates."""
+    """Seconds `(rounds,)` of each contender by `clock`: each is timed once a round, in an order that rotates.
+
+    `untimed` runs of its own come before each timed one, so that it finds the caches as it left them itself.
+    """
     names = list(contenders)
     seconds: dict[str, list[float]] = {name: [] for name in names}
     for name in names:
         contenders[name]()
     for turn in range(rounds):
         for name in names[turn % len(names) :] + names[: turn % len(names)]:
+            for _ in range(untimed):
+                contenders[name]()
             started = clock()
             contenders[name]()
             seconds[name].append(clock() - started)

@@ -61,7 +61,7 @@ def fits_budget(bucket: BucketRecord, form: Form, batch: int, length: int) -> bo
     return activation.bytes_for(batch, length) <= bucket.memory_budget
 
 
-def choose_bucket(buckets: Sequence[BucketRecord], length: int, batch: int) -> tuple[BucketRecord, str]:
+def choose_bucket(buckets: Sequence[BucketRecord], length: int, batch: int = 1) -> tuple[BucketRecord, str]:
     """The smallest bucket that holds `length` tokens and whose memory budget takes them, with the reason.
 
     Raises:
@@ -103,6 +103,9 @@ class Dispatcher:
         backends: overrides each bucket's own order of preference.
         share_weights: map repacked weights, or let each session copy them.
         session_budget: sessions in bytes of private memory; the one used longest ago is closed first.
+
+    Attributes:
+        choose: `choose_bucket` among the bundle's buckets, with what it said of the last lengths.
     """
 
     def __init__(
@@ -117,7 +120,7 @@ class Dispatcher:
         self._backends = tuple(backends) if backends is not None else None
         self._share_weights = share_weights
         self._budget = session_budget
-        self._choose = functools.lru_cache(maxsize=1024)(functools.partial(choose_bucket, bundle.manifest.buckets))
+        self.choose = functools.lru_cache(maxsize=1024)(functools.partial(choose_bucket, bundle.manifest.buckets))
         self._lock = threading.Lock()
         self._slots: dict[Hashable, Slot] = {}
         self._failed: dict[Hashable, str] = {}
@@ -126,10 +129,6 @@ class Dispatcher:
         self._closed = False
         self.fallbacks: list[Fallback] = []
         self.evictions = 0
-
-    def choose(self, length: int, batch: int = 1) -> tuple[BucketRecord, str]:
-        """`choose_bucket` among the bundle's buckets; what was asked before is remembered."""
-        return self._choose(length, batch)
 
     def session(self, bucket: BucketRecord, form: Form) -> Slot:
         """The session that serves `bucket`, for one `with` block: it stays open inside.
@@ -142,7 +141,7 @@ class Dispatcher:
             MemoryBudgetError: the session alone needs more than the budget.
         """
         reasons = []
-        for backend, key in self._candidates(bucket, form):
+        for backend, key in self._keys.get((bucket.max_length, form)) or self._new_keys(bucket, form):
             if (failure := self._failed.get(key)) is None:
                 try:
                     return self._enter(key, bucket, form, backend)
@@ -166,14 +165,12 @@ class Dispatcher:
         for session in sessions:
             session.close()
 
-    def _candidates(self, bucket: BucketRecord, form: Form) -> list[tuple[BackendName, Hashable]]:
+    def _new_keys(self, bucket: BucketRecord, form: Form) -> list[tuple[BackendName, Hashable]]:
         """Backends in the order of preference, with the key of the session that serves `bucket` on each."""
-        known = self._keys.get((bucket.max_length, form))
-        if known is None:
-            backends = self._backends or bucket.backends
-            known = [(backend, session_key(self._bundle, bucket, form, backend)) for backend in backends]
-            self._keys[bucket.max_length, form] = known
-        return known
+        backends = self._backends or bucket.backends
+        keys = [(backend, session_key(self._bundle, bucket, form, backend)) for backend in backends]
+        self._keys[bucket.max_length, form] = keys
+        return keys
 
     def _enter(self, key: Hashable, bucket: BucketRecord, form: Form, backend: BackendName) -> Slot:
         """Count a user into the slot of `key`, whose session is opened by the first who comes."""

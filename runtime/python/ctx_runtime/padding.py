@@ -56,8 +56,9 @@ class RowLayout:
         self._dtypes = {spec.name: np.dtype(spec.dtype) for spec in inputs}
         self._shapes = {spec.name: _shape(spec) for spec in (*inputs, *outputs)}
         grown = [(spec, axis) for spec in inputs if (axis := spec.length_axis) is not None]
-        self._first, self._first_axis = min(grown, key=lambda found: found[0].role in _OPTIONAL)
-        self._required = {spec.name for spec in inputs if spec.role not in _OPTIONAL} | {self._first.name}
+        first, self._first_axis = min(grown, key=lambda found: found[0].role in _OPTIONAL)
+        self._first, self._first_rank = first.name, len(first.shape)
+        self._required = {spec.name for spec in inputs if spec.role not in _OPTIONAL} | {first.name}
         self._filled = [spec.name for spec in inputs if spec.role == "segment-ids"]
         self.mask = next((spec.name for spec in inputs if spec.role == "mask"), None)
         self.tokens = next((spec.name for spec in inputs if spec.role == "tokens"), None)
@@ -72,10 +73,15 @@ class RowLayout:
             InputError: an unknown or missing input, a wrong dtype, rank or size, an empty row, a negative token id, or
                 a mask that is not ones followed by zeros.
         """
-        if not self._required <= inputs.keys() <= self._inputs.keys():
+        arrays: dict[str, np.ndarray] = {}
+        for name, dtype in self._dtypes.items():
+            if name in inputs:
+                arrays[name] = _as_array(name, inputs[name], dtype)
+            elif name in self._required:
+                raise self._misnamed(inputs)
+        if len(arrays) < len(inputs):
             raise self._misnamed(inputs)
-        arrays = {name: _as_array(name, value, self._dtypes[name]) for name, value in inputs.items()}
-        batched = arrays[self._first.name].ndim == len(self._first.shape)
+        batched = arrays[self._first].ndim == self._first_rank
         if not batched:
             arrays = {name: array[np.newaxis] for name, array in arrays.items()}
         batch, longest = self._check_shapes(arrays, batched)
@@ -137,9 +143,9 @@ class RowLayout:
 
     def _check_shapes(self, arrays: Mapping[str, np.ndarray], batched: bool) -> tuple[int, int]:
         """Hold `arrays` `(batch, …)` to the manifest's shapes; the batch and the length that they agree on."""
-        first = arrays[self._first.name].shape
-        if len(first) != len(self._first.shape):
-            raise _misshapen(self._first, first, batched)
+        first = arrays[self._first].shape
+        if len(first) != self._first_rank:
+            raise _misshapen(self._inputs[self._first], first, batched)
         batch, length = first[0], first[self._first_axis]
         for name, array in arrays.items():
             if array.shape != self._shapes[name].sized(batch, length):

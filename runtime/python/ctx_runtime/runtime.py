@@ -59,7 +59,8 @@ class Runtime:
         self._longest = bundle.manifest.max_length
         self._alone: Form = "masked" if self._layout.mask is None else "unmasked"
         self._tokenizer = Tokenizer(bundle)
-        self._stats = {bucket.name: BucketStats() for bucket in bundle.manifest.buckets}
+        self._names = {bucket.max_length: bucket.name for bucket in bundle.manifest.buckets}
+        self._stats = {name: BucketStats() for name in self._names.values()}
         self._stats_lock = threading.Lock()
 
     @classmethod
@@ -185,9 +186,12 @@ class Runtime:
             for part in parts:
                 bucket, reason = self._dispatcher.choose(part.length)
                 jobs.append(Job(part, bucket, segments is not None, note or reason))
-        results = iter(self._run_jobs(jobs))
+        results = self._run_jobs(jobs)
+        if not any(plans):
+            return results
+        answers = iter(results)
         return [
-            next(results) if plan is None else self._fused(row, plan, [next(results) for _ in plan.segments])
+            next(answers) if plan is None else self._fused(row, plan, [next(answers) for _ in plan.segments])
             for row, plan in zip(rows, plans, strict=True)
         ]
 
@@ -231,7 +235,7 @@ class Runtime:
     def _run_batch(self, jobs: Sequence[Job]) -> list[Result]:
         """Run jobs of one bucket together, padded to the longest."""
         bucket, rows = jobs[0].bucket, [job.row for job in jobs]
-        name, lengths = bucket.name, [row.length for row in rows]
+        name, lengths = self._names[bucket.max_length], [row.length for row in rows]
         longest = max(lengths)
         padded = min(lengths) < longest
         with self._dispatcher.session(bucket, "masked" if padded else self._alone) as session:

