@@ -76,10 +76,14 @@ def _draw_bucket(report: TuningReport, length: int, axes: Axes) -> None:
     trials = [trial for trial in report.trials if trial.max_length == length]
     front, chosen, floor = pareto_front(trials), report.chosen(length), report.job.floor * trials[0].quality
     axes.scatter(*_points(trials), color="lightgrey", label="trials")
-    axes.plot(*_points(front), marker="o", markersize=4, label="Pareto front")
-    axes.scatter(*_points(trials[:1]), marker="s", color="black", zorder=3, label="full network")
+    axes.plot(*_points(front), drawstyle="steps-post", marker="o", markersize=4, label="Pareto front")
+    axes.scatter(
+        *_points(trials[:1]), marker="s", s=60, facecolors="none", edgecolors="black", zorder=3, label="full network"
+    )
     if chosen is not None:
-        axes.scatter(*_points([chosen]), marker="*", s=160, zorder=3, label=f"chosen: {chosen.subnetwork}")
+        axes.scatter(
+            *_points([chosen]), marker="*", s=160, color="tab:red", zorder=4, label=f"chosen: {chosen.subnetwork}"
+        )
     axes.axhline(floor, color="grey", linestyle="--", linewidth=1, label=f"floor {floor:.3f}")
     axes.set(xlabel="latency, ms", ylabel=f"quality ({_HEADINGS[report.quality.rows[0].metric]})")
 
