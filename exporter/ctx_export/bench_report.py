@@ -25,11 +25,13 @@ class LatencyRow(_Model):
 
     Attributes:
         bucket: that ran it.
+        rounds: how often it ran.
         bare_p50_ms: of a bare ONNX Runtime session over the same graph; None where the bucket runs on another backend.
     """
 
     length: Tokens
     bucket: str
+    rounds: int
     p50_ms: Ms
     p95_ms: Ms
     p99_ms: Ms
@@ -88,13 +90,12 @@ class Sizes(_Model):
 
 
 class BenchReport(_Model):
-    """A benchmark of one bundle on one machine; `rounds` is how often each length ran."""
+    """A benchmark of one bundle on one machine."""
 
     bundle: str
     processor: str
     versions: dict[str, str]
     threads: int
-    rounds: int
     latency: Annotated[tuple[LatencyRow, ...], Field(min_length=1)]
     throughput: Throughput | None
     opening: Opening
@@ -118,11 +119,25 @@ def read_bench(path: Path) -> BenchReport:
     try:
         return BenchReport.model_validate_json(path.read_bytes())
     except OSError as error:
-        raise InputError(f"{path}: {error.strerror}", hint="write it with ctx-export bench BUNDLE --json") from error
+        raise InputError(
+            f"{path}: {error.strerror}", hint="write it with ctx-export bench BUNDLE -o bench.json"
+        ) from error
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(map(str, first["loc"]))
         raise InputError(
             f"{path}: {where + ': ' if where else ''}{first['msg']}",
-            hint="expected what ctx-export bench BUNDLE --json prints",
+            hint="expected what ctx-export bench BUNDLE -o writes",
         ) from None
+
+
+def write_bench(report: BenchReport, path: Path) -> None:
+    """Write what `read_bench` reads.
+
+    Raises:
+        InputError: the file can't be written.
+    """
+    try:
+        path.write_text(report.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"{path} can't be written: {error.strerror}") from error

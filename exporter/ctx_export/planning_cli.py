@@ -47,7 +47,7 @@ Padding = Annotated[
 ]
 Batch = Annotated[int, typer.Option(help="Rows that run together.")]
 Cost = Annotated[
-    str | None, typer.Option(help="What ctx-export bench --json printed, or FIXED,LINEAR,QUADRATIC in milliseconds.")
+    str | None, typer.Option(help="What ctx-export bench -o wrote, or FIXED,LINEAR,QUADRATIC in milliseconds.")
 ]
 Buckets = Annotated[int, typer.Option(help="The most buckets.")]
 MaxLength = Annotated[int | None, typer.Option(help="Where the last bucket ends; longer inputs run in segments.")]
@@ -130,7 +130,7 @@ def _with_sizes(
     if bench is None:
         raise InputError(
             "a budget of memory or disk needs to know what the bundle takes",
-            hint="give --cost the JSON of ctx-export bench BUNDLE",
+            hint="give --cost what ctx-export bench BUNDLE -o writes",
         )
     sizes, memory = bench.sizes, None
     if memory_budget is not None:
