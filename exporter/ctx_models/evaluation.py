@@ -235,14 +235,10 @@ def _rank(embedded: Sequence[tuple[list[int], torch.Tensor, torch.Tensor]]) -> I
     """The rank of each query's own positive among the positives of all queries; equals rank before it."""
     positives = torch.cat([positive for _, _, positive in embedded])
     start = 0
-    for lengths, queries, own in embedded:
+    for lengths, queries, _ in embedded:
         scores = queries @ positives.T
-        mine = (queries * own).sum(dim=-1, keepdim=True)
-        others = torch.arange(len(positives), device=scores.device) != start + torch.arange(
-            len(lengths), device=scores.device
-        ).unsqueeze(1)
-        ranks = 1 + ((scores >= mine) & others).sum(dim=-1)
-        yield from map(_Ranked, lengths, ranks.tolist())
+        own = scores.diagonal(start).unsqueeze(1)
+        yield from map(_Ranked, lengths, (scores >= own).sum(dim=-1).tolist())
         start += len(lengths)
 
 
@@ -261,7 +257,7 @@ def _summarise(
     row = dataclasses.replace(row, loss=loss, accuracy=right / predictions)
     if data.task == "text-generation":
         return dataclasses.replace(row, perplexity=math.exp(loss))
-    entities = data.task == "token-classification" and any(label.startswith("B-") for label in data.labels)
+    entities = data.task == "token-classification" and any(label[:2] in ("B-", "I-") for label in data.labels)
     precision, recall, f1 = _entity_scores(answered, data.labels) if entities else _class_scores(answered)
     return dataclasses.replace(row, metric="f1" if entities else "accuracy", precision=precision, recall=recall, f1=f1)
 
