@@ -28,6 +28,8 @@ Source = tuple[Literal["key", "value"], int]
 _ASSIGN, _ASK, _FIRST_KEY = 1, 2, 3
 _KEYS = ("Alice", "Bruno", "Clara", "David", "Emma", "Frank", "Grace", "Henry", "Irene", "James", "Karl", "Laura",
          "Mary", "Nina", "Oscar", "Paul", "Rose", "Simon", "Tom", "Victor", "Walter")  # fmt: skip
+_WORDS = ("horse", "cat", "dog", "lion", "bear", "duck", "fish", "wolf", "snake", "bird")
+"""The values of a causal model that reads text."""
 _FILLER = " The grass is green. The sky is blue. The sun is yellow. Here we go. There and back again."
 
 
@@ -161,14 +163,14 @@ class TextWording:
         return special[:half], special[half:]
 
     def fact(self, key: int, source: Source) -> list[int]:
-        """`The code of Alice is 7.` or `The code of Bruno is the code of Alice.`."""
+        """`The word of Alice is horse.` or `The word of Bruno is the word of Alice.`."""
         kind, index = source
-        what = self.labels[index] if kind == "value" else f"the code of {_KEYS[index]}"
-        return self._encode(f" The code of {_KEYS[key]} is {what}.")
+        what = self.labels[index] if kind == "value" else f"the word of {_KEYS[index]}"
+        return self._encode(f" The word of {_KEYS[key]} is {what}.")
 
     def question(self, key: int) -> list[int]:
-        """`What is the code of Alice? It is`."""
-        return self._encode(f" What is the code of {_KEYS[key]}? It is")
+        """`What is the word of Alice? It is`."""
+        return self._encode(f" What is the word of {_KEYS[key]}? It is")
 
     def filler(self, count: int, rng: random.Random) -> list[int]:
         """The same sentences again and again, from a random token on."""
@@ -192,11 +194,12 @@ class TextWording:
 def wording_for(model: TaskModel, tokenizer: Tokenizer | None) -> Wording:
     """How documents for `model` are written: as text where there is a tokenizer, as bare token ids otherwise.
 
-    The values are the model's labels; those of a causal model ten digits or, without a tokenizer, as many as there are
+    The values are the model's labels; those of a causal model ten words or, without a tokenizer, as many as there are
     keys and fillers.
 
     Raises:
-        ModelError: the model's task is no token classification and no text generation.
+        ModelError: the model's task is no token classification and no text generation, or the tokenizer begins several
+            values with the same token.
     """
     if model.task not in ("token-classification", "text-generation"):
         raise ModelError(
@@ -204,7 +207,10 @@ def wording_for(model: TaskModel, tokenizer: Tokenizer | None) -> Wording:
             hint="retrieval tasks are for token-classification and text-generation",
         )
     if tokenizer is not None:
-        return TextWording(tokenizer, model.labels or tuple("0123456789"))
+        wording = TextWording(tokenizer, model.labels or _WORDS)
+        if not model.labels and len(set(map(wording.answer, range(wording.values)))) < wording.values:
+            raise ModelError(f"the tokenizer begins several of {', '.join(_WORDS)} with the same token")
+        return wording
     vocabulary = model.config.vocab_size
     return SyntheticWording(vocabulary, len(model.labels) or (vocabulary - _FIRST_KEY) // 3)
 

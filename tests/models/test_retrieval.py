@@ -1,4 +1,5 @@
 import itertools
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -69,7 +70,7 @@ def test_facts_stand_anywhere():
 
 def tokenizer():
     words = ["[UNK]", "[CLS]", "[SEP]", ".", "?", "one", "two"]
-    words += ["the", "code", "of", "is", "what", "it", "alice", "bruno", "clara", "david", "grass", "green", "sky"]
+    words += ["the", "word", "of", "is", "what", "it", "alice", "bruno", "clara", "david", "grass", "green", "sky"]
     words += ["blue", "sun", "yellow", "here", "we", "go"]
     ids = {word: index for index, word in enumerate(words)}
     made = Tokenizer(models.WordLevel(ids, unk_token="[UNK]"))
@@ -102,6 +103,8 @@ def test_documents_for_a_model_are_of_its_task_and_labels():
     model = TaskModel(config, "token-classification", [str(value) for value in range(VALUES)])
     data = retrieval_dataset(model, wording_for(model, None), TASKS[0], lengths=(16, 32), count=2, seed=0)
     assert [example.length for example in data.features] == [16, 16, 32, 32] and data.labels == model.labels
+    with pytest.raises(ModelError, match="same token"):
+        wording_for(TaskModel(replace(config, architecture="decoder"), "text-generation"), tokenizer())
     with pytest.raises(ModelError, match="symbol"):
         wording_for(TaskModel(config, "feature-extraction"), None)
 
