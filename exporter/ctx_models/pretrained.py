@@ -51,11 +51,11 @@ def adapt_bert(
     """
     own = next((task for suffix, task in _SUFFIXES.items() if type(hf_model).__name__.endswith(suffix)), None)
     task = task or own or "feature-extraction"
-    settings: Any = hf_model.config
     base: Any = getattr(hf_model, str(getattr(hf_model, "base_model_prefix", "")), hf_model)
-    if not labels and task == own != "feature-extraction":
-        labels = [str(settings.id2label[index]) for index in range(len(settings.id2label))]
     try:
+        settings: Any = hf_model.config
+        if not labels and task == own != "feature-extraction":
+            labels = [str(settings.id2label[index]) for index in range(len(settings.id2label))]
         config = dataclasses.replace(_read_config(base, settings), pooling=_pooling(task), segment=segment)
         model = TaskModel(config, task, labels)
         with torch.no_grad():

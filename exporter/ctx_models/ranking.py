@@ -6,48 +6,49 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
-from torch import nn
 
 from ctx_models.heads import TaskModel
-from ctx_models.layers import Attention, FeedForward, Layer
+from ctx_models.layers import Attention, FeedForward
 
 
 def rank_by_importance(model: TaskModel, batches: Iterable[Mapping[str, torch.Tensor]]) -> None:
-    """Reorder the heads and the feed-forward units of each layer, the important first; the answers stay the same.
+    """Reorder the heads and the units of every attention and feed-forward network, the important ones first.
 
-    A unit's importance is the norm of its values over the batches times that of its outgoing weights (Sun et al., A
-    Simple and Effective Pruning Approach for Large Language Models, 2023, arXiv:2306.11695); squared and summed over
-    its widths, it is a head's. Padding counts as tokens do.
+    The answers of the whole network stay the same. The importance of a unit is the norm of its values over the batches
+    times the norm of its outgoing weights (Sun et al., A Simple and Effective Pruning Approach for Large Language
+    Models, 2023, arXiv:2306.11695); that of a head is the sum of the squares over its widths. Padding counts as tokens
+    do.
 
     Args:
         model: changed in place; without adapters.
         batches: representative arguments of its `forward`.
     """
-    layers = [module for module in model.modules() if isinstance(module, Layer)]
-    energies = _measure(model, [block for layer in layers for block in (layer.attention, layer.ffn)], batches)
-    for layer in layers:
-        attention, ffn = layer.attention, layer.ffn
-        importance = energies[attention] * attention.output.weight.detach().square().sum(1)
-        heads = importance.view(-1, attention.head_size).sum(1).argsort(descending=True, stable=True)
-        widths = torch.arange(attention.head_size, device=heads.device)
-        rows = (heads[:, None] * attention.head_size + widths).flatten()
-        _reorder(rows, attention.output.weight)
-        for module in (attention.query, attention.key, attention.value):
-            _reorder(rows, module.weight, module.bias)
-        importance = energies[ffn] * ffn.down.weight.detach().square().sum(1)
-        _reorder(importance.argsort(descending=True, stable=True), ffn.up.weight, ffn.up.bias, ffn.down.weight)
+    for block, energy in _measure(model, batches).items():
+        if isinstance(block, Attention):
+            importance = energy * block.output.weight.detach().square().sum(1)
+            heads = importance.view(-1, block.head_size).sum(1).argsort(descending=True, stable=True)
+            widths = torch.arange(block.head_size, device=heads.device)
+            rows = (heads[:, None] * block.head_size + widths).flatten()
+            _reorder(rows, block.output.weight)
+            for module in (block.query, block.key, block.value):
+                _reorder(rows, module.weight, module.bias)
+        else:
+            importance = energy * block.down.weight.detach().square().sum(1)
+            units = importance.argsort(descending=True, stable=True)
+            _reorder(units, block.up.weight, block.up.bias, block.down.weight)
 
 
 def _measure(
-    model: TaskModel, blocks: Iterable[Attention | FeedForward], batches: Iterable[Mapping[str, torch.Tensor]]
-) -> dict[nn.Module, torch.Tensor]:
+    model: TaskModel, batches: Iterable[Mapping[str, torch.Tensor]]
+) -> dict[Attention | FeedForward, torch.Tensor]:
     """The sum over all tokens of the squares of what each block projects back, `(heads * head_size or units,)`."""
-    energies: dict[nn.Module, torch.Tensor] = {}
+    energies: dict[Attention | FeedForward, torch.Tensor] = {}
 
-    def add(block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        inner: torch.Tensor = block.inner(*args, **kwargs)  # type: ignore[operator]
-        energies[block] = energies.get(block, torch.zeros(())) + inner.square().sum((0, 1))
+    def add(block: Attention | FeedForward, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        energy = block.inner(*args, **kwargs).square().sum((0, 1))
+        energies[block] = energies[block] + energy if block in energies else energy
 
+    blocks = [module for module in model.modules() if isinstance(module, (Attention, FeedForward))]
     handles = [block.register_forward_pre_hook(add, with_kwargs=True) for block in blocks]
     training = model.training
     try:

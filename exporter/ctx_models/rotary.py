@@ -29,7 +29,8 @@ class Rotation:
     def __call__(self, heads: torch.Tensor) -> torch.Tensor:
         """Rotate `(batch, heads, length, head_size)`: the first half of the widths against the second."""
         first, second = heads.chunk(2, dim=-1)
-        return torch.cat([first * self.cos - second * self.sin, second * self.cos + first * self.sin], dim=-1)
+        cos, sin = self.cos.to(heads.dtype), self.sin.to(heads.dtype)
+        return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
 
 
 def rotate(positions: torch.Tensor, inv_freq: torch.Tensor, scale: torch.Tensor | float = 1.0) -> Rotation:
