@@ -1,4 +1,8 @@
-"""Where a model comes from: a Hugging Face folder, a safetensors checkpoint with a factory, or a module in Python."""
+"""Where a model comes from.
+
+A Hugging Face folder, the folder of a length-adaptive model, a safetensors checkpoint with a factory, or a module in
+Python.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +12,7 @@ from pathlib import Path
 import torch
 
 from ctx_export.sources import huggingface, modules
+from ctx_export.sources.adaptive import is_checkpoint, load_adaptive
 from ctx_export.sources.source import Source, one_line
 from ctx_runtime.errors import SourceError
 
@@ -28,8 +33,8 @@ def load_source(
     """Load a model in float32, without network and without running code that came with it.
 
     Args:
-        model: a Hugging Face folder, or the id of a model in the local cache; a `.safetensors` checkpoint (with
-            `factory`); or a module (with `example_inputs`).
+        model: a Hugging Face folder, or the id of a model in the local cache; the folder of a length-adaptive model; a
+            `.safetensors` checkpoint (with `factory`); or a module (with `example_inputs`).
         task: what a Hugging Face model does; by default what the `architectures` of its configuration say. For a
             module, a word for the manifest.
         name: the bundle's name; by default the folder's, the file's or the class's.
@@ -61,6 +66,8 @@ def load_source(
             "factory and example_inputs go with a .safetensors checkpoint or a module",
             hint=f"leave them out to load the folder {model}",
         )
+    if is_checkpoint(path):
+        return load_adaptive(path, task=task, name=name)
     return huggingface.load_pretrained(model, task=task, name=name, allow_pickle=allow_pickle)
 
 

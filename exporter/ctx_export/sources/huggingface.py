@@ -89,7 +89,7 @@ class Encoder(torch.nn.Module):
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Keep transformers' progress bars and warnings off the terminal; errors still raise."""
     log = transformers.utils.logging
     verbosity, shows_progress = log.get_verbosity(), log.is_progress_bar_enabled()
@@ -103,7 +103,7 @@ def _quiet() -> Iterator[None]:
             log.enable_progress_bar()
 
 
-@_quiet()
+@quiet()
 def load_pretrained(model: str | Path, *, task: str | None, name: str | None, allow_pickle: bool) -> Source:
     """Load a text encoder from a folder or from the local cache; see `load_source` for the arguments.
 
@@ -115,10 +115,10 @@ def load_pretrained(model: str | Path, *, task: str | None, name: str | None, al
     root = find_folder(model)
     sentence = read_sentence_encoder(root) if task in (None, "feature-extraction") else None
     folder = sentence.encoder if sentence else root
-    config = _read_config(folder)
+    config = read_config(folder)
     task = task or ("feature-extraction" if sentence else _infer_task(config, folder))
     weights = weight_files(folder, allow_pickle=allow_pickle)
-    pretrained = _load_model(folder, config, task, pickled=weights[0].name in PICKLES)
+    pretrained = load_model(folder, config, task, TASKS[task], pickled=weights[0].name in PICKLES)
     tokenizer = read_tokenizer(folder)
     inputs = _describe_inputs(pretrained, tokenizer)
     values = _values(config, tokenizer)
@@ -142,8 +142,12 @@ def load_pretrained(model: str | Path, *, task: str | None, name: str | None, al
     )
 
 
-def _read_config(folder: Path) -> Any:  # noqa: ANN401 (transformers has no types)
-    """The configuration of a text encoder that transformers knows."""
+def read_config(folder: Path) -> Any:  # noqa: ANN401 (transformers has no types)
+    """The configuration of a text model that transformers knows, without a decoder beside an encoder.
+
+    Raises:
+        SourceError: there is none, or it says that the weights are quantised.
+    """
     if not (folder / "config.json").is_file():
         raise SourceError(
             f"{folder} is no Hugging Face model: it has no config.json",
@@ -170,14 +174,14 @@ def _read_config(folder: Path) -> Any:  # noqa: ANN401 (transformers has no type
     return config
 
 
-def _architectures(config: Any) -> list[str]:  # noqa: ANN401
+def architectures(config: Any) -> list[str]:  # noqa: ANN401
     """The model classes that the configuration names."""
     return list(map(str, config.architectures)) if isinstance(config.architectures, list) else []
 
 
 def _infer_task(config: Any, folder: Path) -> str:  # noqa: ANN401
     """The task of the architecture that the configuration names."""
-    architecture = next(iter(_architectures(config)), "")
+    architecture = next(iter(architectures(config)), "")
     for task, record in TASKS.items():
         if architecture.endswith(record.architecture) and "Head" not in architecture:  # of BertLMHeadModel, say
             return task
@@ -187,13 +191,16 @@ def _infer_task(config: Any, folder: Path) -> str:  # noqa: ANN401
     )
 
 
-def _load_model(folder: Path, config: Any, task: str, *, pickled: bool) -> torch.nn.Module:  # noqa: ANN401
-    """The model in float32, with every weight of the task's architecture found in the folder."""
-    record = TASKS[task]
+def load_model(folder: Path, config: Any, task: str, record: Task, *, pickled: bool) -> torch.nn.Module:  # noqa: ANN401
+    """The model in float32, with every weight of the task's architecture found in the folder.
+
+    Raises:
+        SourceError: the weights are damaged, missing or of another architecture or size.
+    """
     if type(config) not in getattr(transformers, record.mapping):
         raise SourceError(
             f"transformers has no {config.model_type} for {task}",
-            hint=f"its configuration names {', '.join(_architectures(config)) or 'no architecture'}",
+            hint=f"its configuration names {', '.join(architectures(config)) or 'no architecture'}",
         )
     config.return_dict, config.use_cache = True, False
     try:

@@ -12,8 +12,18 @@ import numpy as np
 import torch
 from pydantic import ValidationError
 
+from ctx_export.subnetworks import Rotation
 from ctx_runtime.errors import SourceError
-from ctx_runtime.manifest import DType, InputSpec, OutputSpec, SourceRecord, SpecialTokens
+from ctx_runtime.manifest import (
+    DType,
+    FusionRecord,
+    InputSpec,
+    OutputSpec,
+    QualityRecord,
+    SourceRecord,
+    SpecialTokens,
+)
+from ctx_runtime.resource_profile import SubNetwork
 
 _BATCHES = (2, 3)
 """Rows of the two runs that show which dimensions of an output follow the batch and which the length."""
@@ -56,6 +66,9 @@ class Source:
         tokenizer: a `tokenizer.json`, None for a model without.
         via: which exporter: transformers' own, for what is built of its layers, or `torch.onnx.export`.
         values: what each integer input may hold, for examples.
+        steps: which sub-network the model wants up to which length, ascending; empty: it does not say.
+        quality: what is known of its sub-networks by length.
+        fusion: how it joins the segments of long inputs itself; None: it does not.
     """
 
     name: str
@@ -69,6 +82,9 @@ class Source:
     tokenizer: Path | None
     via: Literal["transformers", "torch"]
     values: Mapping[str, Values]
+    steps: tuple[tuple[int, SubNetwork | None], ...] = ()
+    quality: tuple[QualityRecord, ...] = ()
+    fusion: FusionParts | None = None
 
     def example(self, batch: int, lengths: Sequence[int], *, seed: int = 0) -> dict[str, np.ndarray]:
         """Valid random inputs `(batch, max(lengths), …)`; rows shorter than the longest are padded and masked.
@@ -84,14 +100,60 @@ class Source:
             raise ValueError(f"{batch} rows need {batch} lengths, got {len(lengths)}")
         return make_example(self.inputs, self.values, lengths, special_tokens=self.special_tokens, seed=seed)
 
-    def run(self, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    def run(self, arrays: Mapping[str, np.ndarray], part: SubNetwork | None = None) -> dict[str, np.ndarray]:
         """PyTorch's outputs for `arrays`, which may hold more than the inputs.
+
+        Args:
+            arrays: `(batch, length, …)` by name.
+            part: the sub-network that runs, as `resolve` gives it.
 
         Raises:
             SourceError: the module's forward fails.
         """
-        outputs = forward(self.module, {spec.name: arrays[spec.name] for spec in self.inputs})
+        inputs = {spec.name: arrays[spec.name] for spec in self.inputs}
+        outputs = forward(self.module, inputs, **self._options(part))
         return {name: tensor.numpy() for name, tensor in outputs.items()}
+
+    def resolve(self, part: SubNetwork | None) -> SubNetwork | None:
+        """The sub-network `part` in the one form that names it: without numbers that are all there is.
+
+        Raises:
+            SourceError: the model does not have it.
+        """
+        if part is not None:
+            raise SourceError(
+                f"{self.name} has no sub-networks", hint="remove `subnetwork` from the profile, or train one that has"
+            )
+        return None
+
+    def rotation(self, part: SubNetwork | None) -> Rotation | None:
+        """The rotary positions of `part`, where they are others than the whole network's."""
+        return None
+
+    def _options(self, part: SubNetwork | None) -> dict[str, object]:
+        """What the module's forward takes to run `part`."""
+        return {}
+
+
+@dataclass(frozen=True, eq=False)
+class FusionParts:
+    """A model in three, for inputs longer than it takes in one piece.
+
+    Attributes:
+        window: tokens of a segment; the longest input that runs in one piece.
+        overlap: tokens that neighbouring segments share at least.
+        record: the files of the three graphs and what they pass on.
+        segment: one segment, for itself.
+        fuse: the summaries of all segments of a row; its length is their number.
+        finish: one segment with its context; None where no output has a length.
+    """
+
+    window: int
+    overlap: int
+    record: FusionRecord
+    segment: Source
+    fuse: Source
+    finish: Source | None
 
 
 def make_example(
@@ -132,7 +194,7 @@ def _frame(ids: np.ndarray, lengths: Sequence[int], special: SpecialTokens) -> N
             row[length - len(special.suffix) : length] = special.suffix
 
 
-def forward(module: torch.nn.Module, arrays: Mapping[str, np.ndarray]) -> dict[str, torch.Tensor]:
+def forward(module: torch.nn.Module, arrays: Mapping[str, np.ndarray], **options: object) -> dict[str, torch.Tensor]:
     """The module's outputs by name, without gradients.
 
     Raises:
@@ -141,7 +203,7 @@ def forward(module: torch.nn.Module, arrays: Mapping[str, np.ndarray]) -> dict[s
     tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
     try:
         with torch.no_grad():
-            outputs: dict[str, torch.Tensor] = module(**tensors)
+            outputs: dict[str, torch.Tensor] = module(**tensors, **options)
     except SourceError:
         raise
     except Exception as error:  # whatever a forward may raise

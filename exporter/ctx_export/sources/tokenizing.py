@@ -62,7 +62,7 @@ def read_tokenizer(folder: Path) -> TokenizerInfo | None:
         ) from error
     return TokenizerInfo(
         file=file,
-        special_tokens=_special_tokens(encoder),
+        special_tokens=framing(encoder),
         special_ids=frozenset(loaded.all_special_ids),
         pad_id=loaded.pad_token_id,
         input_names=tuple(loaded.model_input_names),
@@ -78,7 +78,7 @@ def _convert(tokenizer: Any) -> Path:  # noqa: ANN401 (transformers has no types
     return file
 
 
-def _special_tokens(encoder: tokenizers.Tokenizer) -> SpecialTokens:
+def framing(encoder: tokenizers.Tokenizer) -> SpecialTokens:
     """The ids that stand before and after the tokens of a text."""
     encoder.no_truncation()
     encoder.no_padding()

@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from ctx_runtime.decoder import DecoderRecord
 from ctx_runtime.errors import BundleError
 from ctx_runtime.golden_syntax import check_golden
 from ctx_runtime.manifest import FileRecord, GraphTensor, Manifest, TensorSpec
@@ -203,7 +202,7 @@ def _check_hashes(root: Path, manifest: Manifest) -> None:
 def _check_graphs(root: Path, manifest: Manifest) -> None:
     """Scan each graph once, and hold the weight ranges of all of them against each other."""
     ranges: list[WeightRange] = []
-    contracts = [_bucket_contract(manifest, graph, mask) for graph, mask in sorted(_forms(manifest))]
+    contracts = [_graph_contract(manifest, graph, mask) for graph, mask in sorted(_forms(manifest))]
     for graph, contract in contracts + _fusion_contracts(manifest):
         ranges += scan_graph(graph, _read_graph(root, graph), contract)
     check_ranges(ranges)
@@ -224,16 +223,13 @@ def _read_graph(root: Path, graph: str) -> bytes:
         return file.read(MAX_GRAPH_BYTES + 1)
 
 
-def _bucket_contract(manifest: Manifest, graph: str, mask: MaskUse) -> tuple[str, GraphContract]:
+def _graph_contract(manifest: Manifest, graph: str, mask: MaskUse) -> tuple[str, GraphContract]:
+    if (decoder := manifest.decoder) is not None:
+        cache = (f"past_{slot}" for slot in decoder.slots)
+        return graph, _contract(manifest, graph, decoder.inputs, decoder.outputs, ("input_ids", "last", *cache))
     inputs = [spec for spec in manifest.inputs if not (mask == "refused" and spec.role == "mask")]
-    required = {manifest.mask.name} if manifest.mask is not None and mask == "required" else set[str]()
+    required = [manifest.mask.name] if manifest.mask is not None and mask == "required" else []
     return graph, _contract(manifest, graph, inputs, manifest.outputs, required)
-
-
-def _decoder_contract(manifest: Manifest, decoder: DecoderRecord, graph: str) -> tuple[str, GraphContract]:
-    """A graph that takes what it needs of a step, and all of the cache."""
-    cache = {f"past_{slot}" for slot in decoder.slots}
-    return graph, _contract(manifest, graph, decoder.inputs, decoder.outputs, {"input_ids", "last", *cache})
 
 
 def _fusion_contracts(manifest: Manifest) -> list[tuple[str, GraphContract]]:
@@ -265,7 +261,7 @@ def _contract(
     graph: str,
     inputs: Sequence[GraphTensor],
     outputs: Sequence[GraphTensor],
-    required: str | None = None,
+    required: Sequence[str] = (),
 ) -> GraphContract:
     """What the manifest says of a graph; only the weight file beside it is in reach of its external data."""
     weights = Path(manifest.weights) if manifest.weights else None

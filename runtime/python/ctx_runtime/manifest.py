@@ -5,7 +5,7 @@ The rules that a sound bundle follows stand in `runtime/FORMAT.md`.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -23,11 +23,12 @@ from ctx_runtime.resource_profile import (
 
 FORMAT = 1
 """The bundle format that this code writes, and the newest that it reads."""
-_FUSED_NAMES = frozenset({"hidden", "summary", "summaries", "contexts", "context"})
 
 Fusion = Literal["concat", "mean", "max", "attention", "learned"]
 """How the outputs of segments become one: along the length axis, pooled, or by the model's own fusion."""
 DType = Literal["float32", "float16", "int64", "int32", "bool"]
+State = Literal["hidden", "summary", "summaries", "contexts", "context"]
+"""What the graphs of a fusion pass on."""
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.:/-]{1,256}$")]
 Path = Annotated[str, Field(min_length=1, max_length=512)]
@@ -141,7 +142,7 @@ class FusionRecord(_Model):
     suffix: Framing
     golden: Path | None
 
-    def state(self, name: Literal["hidden", "summary", "summaries", "contexts", "context"]) -> TensorSpec:
+    def state(self, name: State) -> TensorSpec:
         """What the graphs pass on: the states of each token, of one segment, or of all segments of a row."""
         rows: dict[str, tuple[Dim, ...]] = {
             "hidden": ("length",),
@@ -210,7 +211,7 @@ class SpecialTokens(_Model):
 class SourceRecord(_Model):
     """Where the model came from; `sha256` covers its weights and configuration."""
 
-    kind: Literal["huggingface", "safetensors", "module"]
+    kind: Literal["huggingface", "safetensors", "module", "adaptive"]
     sha256: Sha256
 
 
@@ -301,7 +302,7 @@ class Manifest(_Model):
             raise ValueError("the fusion has a graph to finish outputs with a length exactly if there are any")
         self._check_room(self.fusion.prefix + self.fusion.suffix)
         for spec in (*self.inputs, *self.outputs):
-            if spec.name in _FUSED_NAMES:
+            if spec.name in get_args(State):
                 raise ValueError(f"{spec.name!r} is what the graphs of the fusion call a state of their own")
         return self
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from ctx_runtime.constant_size import Value, bounded_product, constant_value
 from ctx_runtime.errors import BundleError
-from ctx_runtime.manifest import DType, TensorSpec
+from ctx_runtime.manifest import DType, GraphTensor
 from ctx_runtime.onnx_schema import Attribute, Graph, Model, Node, Tensor, ValueInfo
 from ctx_runtime.protobuf import Decoder, WireError, WireLimitError
 from ctx_runtime.weight_ranges import WeightRange
@@ -53,15 +53,15 @@ class GraphContract:
 
     Attributes:
         inputs: those that it may take.
-        required: the name of one that it must take, the mask of a graph for padded rows.
+        required: the names of those that it must take: the mask of a graph for padded rows, a decoder's cache.
         outputs: those that it gives, all of them.
         weights: the name of the weight file beside the graph, None if it may have no external data.
         weights_bytes: the size of the weight file.
     """
 
-    inputs: Sequence[TensorSpec]
-    required: str | None
-    outputs: Sequence[TensorSpec]
+    inputs: Sequence[GraphTensor]
+    required: frozenset[str]
+    outputs: Sequence[GraphTensor]
     weights: str | None
     weights_bytes: int
 
@@ -109,12 +109,12 @@ class _Scan:
         outputs = {spec.name: spec for spec in self.contract.outputs}
         self._values("input", graph.input, inputs)
         self._values("output", graph.output, outputs)
-        if self.contract.required not in {None, *(value.name for value in graph.input)}:
-            raise BundleError("graph-inputs", f"{self.path} does not take the mask {self.contract.required!r}")
+        if untaken := self.contract.required - {value.name for value in graph.input}:
+            raise BundleError("graph-inputs", f"{self.path} does not take the input {min(untaken)!r}")
         if missing := set(outputs) - {value.name for value in graph.output}:
             raise BundleError("graph-inputs", f"{self.path} has no output {min(missing)!r}")
 
-    def _values(self, kind: str, values: Sequence[ValueInfo], specs: Mapping[str, TensorSpec]) -> None:
+    def _values(self, kind: str, values: Sequence[ValueInfo], specs: Mapping[str, GraphTensor]) -> None:
         names = [value.name for value in values]
         if len(set(names)) != len(names):
             raise BundleError("graph-inputs", f"{self.path} has an {kind} twice")
@@ -212,7 +212,7 @@ def _domain(domain: str) -> str:
     return "" if domain in _STANDARD else domain
 
 
-def _matches(value: ValueInfo, spec: TensorSpec) -> bool:
+def _matches(value: ValueInfo, spec: GraphTensor) -> bool:
     tensor_type = value.type.tensor_type if value.type else None
     if tensor_type is None or tensor_type.shape is None:
         return False

@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, WithJsonSchema, model_validator
 
 from ctx_runtime.bucket import Bucket, LocatedError, Tokens, check_tiling
+from ctx_runtime.decoder import DecodingSettings
 
 Precision = Literal["fp32", "fp16", "bf16", "int8", "int4"]
 BackendName = Literal[
@@ -21,7 +22,7 @@ BackendName = Literal[
     "tensorrt",
     "tensorrt-rtx",
 ]
-OverflowPolicy = Literal["segment", "truncate", "error"]
+OverflowPolicy = Literal["segment", "truncate", "sliding", "error"]
 Pooling = Literal["concat", "mean", "max", "attention"]
 ShareWeights = Literal["mmap", "off"]
 
@@ -125,7 +126,8 @@ class Overflow(_Model):
     """What happens to an input longer than the largest bucket.
 
     Attributes:
-        policy: cut into segments, cut off (and say so), or refuse.
+        policy: cut into segments, cut off (and say so), or refuse; a causal language model can't segment or truncate,
+            and alone can let old tokens leave a full cache (`sliding`).
         overlap: tokens that neighbouring segments share.
         fusion: how outputs without a length axis are fused where the model brings no fusion of its own; token outputs
             are always `concat`.
@@ -167,6 +169,7 @@ class ResourceProfile(BucketSettings):
     Attributes:
         min_quality: an input runs in the smallest bucket whose sub-network is known to be at least this good at its
             length, in the metric of the model's quality table.
+        decoding: how a causal language model generates.
     """
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
@@ -176,6 +179,7 @@ class ResourceProfile(BucketSettings):
     session_budget: Bytes | None = None
     share_weights: ShareWeights = "mmap"
     min_quality: Quality | None = None
+    decoding: DecodingSettings | None = None
 
     @model_validator(mode="after")
     def _check_buckets(self) -> ResourceProfile:

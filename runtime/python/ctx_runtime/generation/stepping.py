@@ -1,17 +1,14 @@
-"""Runs a decoder graph step by step over plain arrays: what is compared with PyTorch before a bundle ships."""
+"""Runs a decoder graph step by step over plain arrays, to compare it with PyTorch in the build and on the device."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Literal
 
 import numpy as np
 
-from ctx_export.decoding.graph import DecoderShape
+from ctx_runtime.decoder import DecoderRecord
 from ctx_runtime.generation.feeds import attention_feeds, grouped_feeds, in_order, slots_in_order
 
-Form = Literal["attention", "gqa"]
-"""The canonical graph, or the one with `com.microsoft.GroupQueryAttention`."""
 Run = Callable[[Mapping[str, np.ndarray]], Mapping[str, np.ndarray]]
 
 
@@ -21,26 +18,25 @@ class Stepper:
     Args:
         run: gives the outputs for feeds that hold exactly `inputs`.
         inputs: the names that the graph takes.
-        shape: of the cache.
-        form: of the graph.
+        decoder: what the graph is.
         capacity: of the cache, in tokens.
         batch: rows.
     """
 
     def __init__(
-        self, run: Run, inputs: Collection[str], shape: DecoderShape, *, form: Form, capacity: int, batch: int = 1
+        self, run: Run, inputs: Collection[str], decoder: DecoderRecord, *, capacity: int, batch: int = 1
     ) -> None:
-        self._run, self._inputs, self._form, self._capacity = run, inputs, form, capacity
-        self._window = next((window for window in shape.windows if window is not None), None)
+        self._run, self._inputs, self._decoder, self._capacity = run, inputs, decoder, capacity
         self._fills = [0] * batch
-        empty = np.zeros((batch, shape.kv_heads, capacity, shape.head_size), np.float32)
-        self._cache = {f"{kind}.{layer}": empty for layer in range(shape.layers) for kind in ("key", "value")}
+        empty = np.zeros((batch, decoder.kv_heads, capacity, decoder.head_size), decoder.cache_dtype)
+        self._cache = dict.fromkeys(decoder.slots, empty)
 
     def step(self, rows: Sequence[Sequence[int]]) -> np.ndarray:
         """The logits `(batch, vocab)` after the last of each row's new tokens."""
         chunk = in_order(rows, self._fills)
-        if self._form == "attention":
-            feeds = attention_feeds(chunk, slots_in_order(chunk, self._capacity), self._window)
+        if self._decoder.form == "attention":
+            slots = slots_in_order(chunk, self._capacity)
+            feeds = attention_feeds(chunk, slots, self._decoder.sliding_window)
         else:
             feeds = grouped_feeds(chunk)
         feeds = {name: array for name, array in feeds.items() if name in self._inputs}
@@ -48,3 +44,9 @@ class Stepper:
         self._cache = {slot: outputs[f"present_{slot}"] for slot in self._cache}
         self._fills = [fill + len(row) for fill, row in zip(self._fills, rows, strict=True)]
         return outputs["logits"]
+
+    def feed(self, ids: Sequence[int], *, chunk: int) -> np.ndarray:
+        """The logits `(1, vocab)` after `ids`, fed to the only row in chunks of at most `chunk` tokens."""
+        for start in range(0, len(ids), chunk):
+            logits = self.step([ids[start : start + chunk]])
+        return logits
