@@ -17,7 +17,7 @@ from ctx_export.sources.huggingface import Encoder
 from ctx_models.checkpoint import is_checkpoint, load_model, save_model
 from ctx_models.data import Dataset, encode_examples, label_set, read_examples
 from ctx_models.errors import ModelError
-from ctx_models.evaluation import QualityTable, evaluate
+from ctx_models.evaluation import QualityTable, evaluate, length_buckets
 from ctx_models.heads import Task, TaskModel
 from ctx_models.pretrained import adapt_bert
 from ctx_models.subnetwork import SubNetwork
@@ -115,6 +115,7 @@ def run_training(
     """
     if job.output.exists() and not is_checkpoint(job.output):
         raise ModelError(f"{job.output} is there, and is no length-adaptive model", hint="give another folder")
+    length_buckets(job.length_edges, longest=1)  # they are needed after the first epoch, which may take hours
     model, tokenizer_file, data, valid = _prepare(job)
     config = job.config
     if job.smallest:
