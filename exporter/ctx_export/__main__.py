@@ -7,7 +7,7 @@ from importlib.util import find_spec
 
 from ctx_runtime.errors import MissingExtraError
 
-_NEEDED = ("torch", "onnx", "onnx_ir", "onnxscript", "transformers", "typer", "rich", "yaml", "onnxruntime")
+_NEEDED = ("torch", "onnx", "onnx_ir", "onnxscript", "transformers", "typer", "rich", "yaml", "jinja2", "onnxruntime")
 
 
 def main() -> None:

@@ -132,7 +132,7 @@ class Plan:
         """The share of padding among the tokens that run under the chosen boundaries."""
         one_each = replace(self.cost.model, latency=AnalyticLatency(0.0, 1.0, 0.0))
         tokens = replace(self.cost, model=one_each).total_ms(self.chosen.ends)
-        return 1 - float(self.cost.counts @ self.cost.lengths) / tokens
+        return max(0.0, 1 - float(self.cost.counts @ self.cost.lengths) / tokens)
 
     def buckets(self) -> tuple[PlannedBucket, ...]:
         """The chosen buckets."""
