@@ -94,6 +94,23 @@ def test_a_run_cut_off_is_resumed_to_the_same_checkpoint(folder, monkeypatch):
     assert weights[0] == weights[1]
 
 
+@pytest.mark.parametrize(
+    ("task", "metric", "example"),
+    [
+        ("text-classification", "accuracy", {"text": "the sailor goes to sea", "label": "sea"}),
+        ("feature-extraction", "mrr", {"query": "the sailor", "positive": "goes to sea", "negative": "the law"}),
+    ],
+)
+def test_jsonl_of_the_other_tasks(folder, task, metric, example):
+    other = {name: "the law" if name in ("text", "query") else "law" for name in example}
+    (folder / "texts.jsonl").write_text("".join(json.dumps(value) + "\n" for value in [example, other] * 6))
+    files = {"train": "texts.jsonl", "valid": "texts.jsonl"}
+    result = invoke([*line(folder, task, "--epochs", "2", "--json", **files), "--task", task])
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["quality"]["overall"][0]["metric"] == metric
+    assert load_model(folder / task).model.task == task
+
+
 def test_low_rank_adapters_are_merged_into_the_checkpoint(folder):
     result = invoke(line(folder, "lora", "--epochs", "1", "--method", "lora"))
     assert result.exit_code == 0, result.output
