@@ -15,7 +15,7 @@ import pytest
 from ctx_runtime.bundle import Bundle
 from ctx_runtime.errors import BundleError
 from ctx_runtime.runtime import Runtime
-from tests.cpp.building import BUILD, ROOT, SOURCE, NativeRuntime, build, checked, run
+from tests.cpp.building import BUILD, ROOT, SOURCE, NativeRuntime, build, checked, missing, run
 from tests.fixtures.bundles import edit_manifest, rehash, write_tiny_bundle
 from tests.fixtures.mutations import mutate_graph, mutate_manifest, seeded
 from tests.runtime.test_bundle import CASES
@@ -80,17 +80,20 @@ def assert_equal_bits(actual: dict[str, np.ndarray], expected: dict[str, np.ndar
         np.testing.assert_array_equal(actual[name], array, err_msg=name)
 
 
-@pytest.mark.parametrize(
-    "count", [pytest.param(24, id="24 inputs"), pytest.param(200, id="200 inputs", marks=pytest.mark.slow)]
-)
-def test_answers_equal_pythons_bit_by_bit(both: tuple[NativeRuntime, Runtime], count: int) -> None:
+def lengths_of(runtime: Runtime, count: int, longest: int) -> np.ndarray:
+    """`(count,)`, sorted: the edges of every bucket, and 1 ... `longest`, most of them short."""
+    edges = [bucket.max_length + step for bucket in runtime.bundle.manifest.buckets for step in (-1, 0, 1)]
+    spread = float(longest) ** np.linspace(0, 1, count - len(edges)) ** 2
+    return np.sort(np.concatenate([edges, np.round(spread).astype(int)]))
+
+
+def test_200_answers_equal_pythons_bit_by_bit(both: tuple[NativeRuntime, Runtime]) -> None:
+    """Alone, and in batches of short and long rows; the longest rows are cut into five segments."""
     in_cpp, in_python = both
-    lengths = np.unique(np.geomspace(1, 2000, 2 * count).astype(int))
-    rows = rows_of(lengths[np.linspace(0, len(lengths) - 1, count).astype(int)])
+    rows = rows_of(lengths_of(in_python, 200, 2000))
     for row in rows:
         assert_equal_bits(in_cpp.run([row])[0], in_python.run(row).outputs)
-    for start in range(0, count, 20):
-        batch = rows[start : start + 20]
+    for batch in (rows[start::10] for start in range(10)):
         for actual, expected in zip(in_cpp.run(batch), in_python.run(batch), strict=True):
             assert_equal_bits(actual, expected.outputs)
 
@@ -249,3 +252,19 @@ def test_the_tensorrt_plugin_compiles_and_says_what_it_lacks(native: Path, tmp_p
     assert done.returncode == 2
     assert "is not installed" in done.stderr or "no GPU" in done.stderr
     assert "plug-in" not in done.stderr
+
+
+def test_the_sources_are_clean() -> None:
+    """clang-tidy with the checks of `.clang-tidy`, a target at once: most of its time goes to the headers of others."""
+    tidy = shutil.which("clang-tidy")
+    if tidy is None:
+        pytest.skip("clang-tidy is not installed")
+    if (reason := missing()) is not None:
+        pytest.skip(reason)
+    folder = BUILD / "cpp-tidy"
+    unity = ("-DCMAKE_UNITY_BUILD=ON", "-DCMAKE_UNITY_BUILD_BATCH_SIZE=0", "-DCTXRT_TESTS=OFF")
+    checked("cmake", "-S", SOURCE, "-B", folder, *unity)
+    units = sorted(folder.glob("CMakeFiles/*/Unity/*.cxx"))
+    assert len(units) == 3
+    config = f"--config-file={SOURCE / '.clang-tidy'}"
+    checked(tidy, "-p", folder, "--quiet", config, "--checks=-bugprone-suspicious-include", *units)
