@@ -39,6 +39,7 @@ using core::Tensors;
 using core::text;
 using core::Unit;
 
+// NOLINTNEXTLINE(cppcoreguidelines-avoid-non-const-global-variables): each thread's own
 thread_local Error last_error{ErrorKind::internal, "", "", ""};
 
 ctxrt_status status_of(ErrorKind kind) {

@@ -53,6 +53,8 @@ class Dispatcher {
     Lease(Dispatcher& owner, std::shared_ptr<Slot> slot) : owner_(&owner), slot_(std::move(slot)) {}
     Lease(Lease&& other) noexcept = default;
     Lease& operator=(Lease&&) = delete;
+    Lease(const Lease&) = delete;
+    Lease& operator=(const Lease&) = delete;
     ~Lease();
     Session* operator->() const;
 

@@ -1,18 +1,8 @@
 #include "manifest.h"
 
 #include <algorithm>
-#include <array>
 
 namespace ctxrt::core {
-namespace {
-
-constexpr std::array<std::string_view, 5> kPrecisions{"fp32", "fp16", "bf16", "int8", "int4"};
-constexpr std::array<std::string_view, 6> kBackends{
-    "onnxruntime-cpu",          "onnxruntime-cuda", "onnxruntime-tensorrt",
-    "onnxruntime-tensorrt-rtx", "tensorrt",         "tensorrt-rtx"};
-constexpr std::array<std::string_view, 3> kPolicies{"segment", "truncate", "error"};
-
-}  // namespace
 
 std::string_view name_of(Precision precision) { return kPrecisions[static_cast<std::size_t>(precision)]; }
 

@@ -1,6 +1,7 @@
 // `manifest.json`: the same nouns as ctx_runtime/{bucket,resource_profile,manifest}.py.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <map>
 #include <optional>
@@ -34,6 +35,13 @@ enum class Backend {
   tensorrt_rtx
 };
 enum class Form { masked, unmasked };
+
+// In the order of the enumerations.
+inline constexpr std::array<std::string_view, 3> kPolicies{"segment", "truncate", "error"};
+inline constexpr std::array<std::string_view, 5> kPrecisions{"fp32", "fp16", "bf16", "int8", "int4"};
+inline constexpr std::array<std::string_view, 6> kBackends{
+    "onnxruntime-cpu",          "onnxruntime-cuda", "onnxruntime-tensorrt",
+    "onnxruntime-tensorrt-rtx", "tensorrt",         "tensorrt-rtx"};
 
 std::string_view name_of(Precision precision);
 std::string_view name_of(Backend backend);

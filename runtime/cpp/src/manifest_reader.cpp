@@ -23,12 +23,7 @@ constexpr Range kBatchSize{1, 4096};
 constexpr std::array<std::string_view, 5> kDTypes{"float32", "float16", "int64", "int32", "bool"};
 constexpr std::array<std::string_view, 4> kRoles{"tokens", "mask", "segment-ids", "data"};
 constexpr std::array<std::string_view, 5> kFusions{"concat", "mean", "max", "attention", "learned"};
-constexpr std::array<std::string_view, 3> kPolicies{"segment", "truncate", "error"};
 constexpr std::array<std::string_view, 2> kShareWeights{"mmap", "off"};
-constexpr std::array<std::string_view, 5> kPrecisions{"fp32", "fp16", "bf16", "int8", "int4"};
-constexpr std::array<std::string_view, 6> kBackends{
-    "onnxruntime-cpu",          "onnxruntime-cuda", "onnxruntime-tensorrt",
-    "onnxruntime-tensorrt-rtx", "tensorrt",         "tensorrt-rtx"};
 constexpr std::array<std::string_view, 3> kRopeKinds{"linear", "ntk", "yarn"};
 constexpr std::array<std::string_view, 3> kSourceKinds{"huggingface", "safetensors", "module"};
 

@@ -83,4 +83,4 @@ inline Error backend_error(std::string message, std::string hint = "") {
 #define CTXRT_ASSIGN(declaration, expression)                                                  \
   auto CTXRT_JOIN(result_, __LINE__) = (expression);                                           \
   if (!CTXRT_JOIN(result_, __LINE__)) return std::move(CTXRT_JOIN(result_, __LINE__)).error(); \
-  declaration = *std::move(CTXRT_JOIN(result_, __LINE__))
+  declaration = *std::move(CTXRT_JOIN(result_, __LINE__)) /* NOLINT(bugprone-macro-parentheses): it declares */

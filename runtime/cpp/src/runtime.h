@@ -63,7 +63,7 @@ class Runtime {
   };
 
   // Verifies a bundle and holds it; graphs are opened on first use.
-  static Result<std::unique_ptr<Runtime>> open(const Path& bundle, const Options& options);
+  static Result<std::unique_ptr<Runtime>> open(const Path& path, const Options& options);
 
   const Bundle& bundle() const { return *bundle_; }
   // Runs rows of any length; several inputs are batched together, one result each.

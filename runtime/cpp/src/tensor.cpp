@@ -15,7 +15,7 @@ struct DTypeFacts {
   std::size_t bytes;
 };
 
-constexpr std::array kDTypes = {
+constexpr std::array kDTypeFacts = {
     DTypeFacts{DType::float32, "float32", 4}, DTypeFacts{DType::float16, "float16", 2},
     DTypeFacts{DType::int64, "int64", 8},     DTypeFacts{DType::int32, "int32", 4},
     DTypeFacts{DType::boolean, "bool", 1},    DTypeFacts{DType::float64, "float64", 8},
@@ -25,10 +25,9 @@ bool is_float(DType dtype) { return dtype == DType::float32 || dtype == DType::f
 
 // A tensor seen along one axis: `outer` blocks of `size` positions of `inner` bytes.
 struct AxisView {
-  std::size_t outer, size, inner;
+  std::size_t outer = 1, size, inner;
 
-  AxisView(const Tensor& tensor, std::size_t axis)
-      : outer(1), size(tensor.shape[axis]), inner(item_bytes(tensor.dtype)) {
+  AxisView(const Tensor& tensor, std::size_t axis) : size(tensor.shape[axis]), inner(item_bytes(tensor.dtype)) {
     for (std::size_t i = 0; i < axis; ++i) outer *= tensor.shape[i];
     for (std::size_t i = axis + 1; i < tensor.shape.size(); ++i) inner *= tensor.shape[i];
   }
@@ -77,14 +76,14 @@ bool copy_integers(std::span<const From> numbers, To* target) {
 
 }  // namespace
 
-std::size_t item_bytes(DType dtype) { return kDTypes[static_cast<std::size_t>(dtype)].bytes; }
+std::size_t item_bytes(DType dtype) { return kDTypeFacts[static_cast<std::size_t>(dtype)].bytes; }
 
-std::string_view dtype_name(DType dtype) { return kDTypes[static_cast<std::size_t>(dtype)].name; }
+std::string_view dtype_name(DType dtype) { return kDTypeFacts[static_cast<std::size_t>(dtype)].name; }
 
 std::optional<DType> find_dtype(std::string_view name) {
   const auto found =
-      std::find_if(kDTypes.begin(), kDTypes.end(), [&](const auto& facts) { return facts.name == name; });
-  if (found == kDTypes.end()) return std::nullopt;
+      std::find_if(kDTypeFacts.begin(), kDTypeFacts.end(), [&](const auto& facts) { return facts.name == name; });
+  if (found == kDTypeFacts.end()) return std::nullopt;
   return found->dtype;
 }
 
