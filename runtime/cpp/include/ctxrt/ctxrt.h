@@ -94,7 +94,9 @@ typedef enum ctxrt_check {
 /* All zeros, or a null pointer to it, are the defaults: what the bundle says. */
 typedef struct ctxrt_options {
   ctxrt_share_weights share_weights;
-  uint64_t session_budget;     /* bytes of private memory that open sessions may take together; 0: default */
+  /* Bytes of private memory that open sessions may take together; 0: default. The repacked weights that they share
+   * belong to the runtime and are not counted: no session that closes gives them back, ctxrt_close does. */
+  uint64_t session_budget;
   const char* const* backends; /* names in order of preference, for every bucket: "onnxruntime-cpu"; NULL: default */
   size_t backend_count;
   ctxrt_check check;
