@@ -158,8 +158,9 @@ def _legend(series: Sequence[Series], width: int) -> list[str]:
 
 
 def _ticks(highest: float) -> list[float]:
-    """About four round numbers from 0 up to `highest`."""
-    rough = (highest or 1.0) / 4
+    """About four round numbers from 0 up to `highest`; up to 1 if that is 0."""
+    highest = highest or 1.0
+    rough = highest / 4
     unit = 10 ** math.floor(math.log10(rough))
     step = next(unit * factor for factor in (1, 2, 2.5, 5, 10) if unit * factor >= rough * 0.999)
     return [step * count for count in range(math.floor(highest / step * 1.001) + 1)]
