@@ -15,7 +15,7 @@ from measure import minilm, report
 ROOT = Path(__file__).parents[1]
 BUILD = ROOT / "build" / "cpp"
 ENVIRONMENT = {**os.environ, "CTXRT_PYTHON": sys.executable}
-OPENINGS = ("bare", "checked", "runtime")
+OPENINGS = ("bare", "full", "overlapped", "sizes")
 ROUNDS = 15
 
 
@@ -29,7 +29,7 @@ def main() -> None:
         }
         opening: dict[str, list[float]] = {how: [] for how in OPENINGS}
         for turn in range(ROUNDS):
-            for how in OPENINGS[turn % 3 :] + OPENINGS[: turn % 3]:
+            for how in OPENINGS[turn % len(OPENINGS) :] + OPENINGS[: turn % len(OPENINGS)]:
                 opening[how].append(_figures("open", bundle, how, 8)["ms"])
     report(
         "cpp_dispatch",
@@ -39,7 +39,7 @@ def main() -> None:
                 for name, figures in runs.items()
             },
             "open_to_first_answer_ms": {how: {"least": min(ms), "median": median(ms)} for how, ms in opening.items()},
-            "goal": "extra_us <= 20; checked no slower than bare",
+            "goal": "extra_us <= 20; overlapped no slower than bare",
         },
     )
 

@@ -1,7 +1,7 @@
 // What the C++ runtime adds to a bare ONNX Runtime run of the same graph, and to opening it.
 //
 //   cpp_dispatch run BUNDLE LENGTH REPEAT      one JSON object: microseconds of both, interleaved
-//   cpp_dispatch open BUNDLE bare|runtime|checked LENGTH    milliseconds from nothing to the first answer
+//   cpp_dispatch open BUNDLE bare|full|overlapped|sizes LENGTH    milliseconds from nothing to the first answer
 #include <onnxruntime_c_api.h>
 
 #include <algorithm>
@@ -140,7 +140,11 @@ void measure_runs(const std::string& path, std::int64_t length, int repeat) {
             << ", \"outside_the_session_us\": " << quantile(inside, 0.5) << "}\n";
 }
 
-// `checked`: the hashes are left out, as for a bundle that this machine has checked before.
+ctxrt::core::Verify verify_named(const std::string& name) {
+  if (name == "overlapped") return ctxrt::core::Verify::overlapped;
+  return name == "sizes" ? ctxrt::core::Verify::sizes : ctxrt::core::Verify::full;
+}
+
 void measure_opening(const std::string& path, const std::string& how, std::int64_t length) {
   std::vector<std::int64_t> ids(length, 7);
   const auto start = Clock::now();
@@ -151,7 +155,7 @@ void measure_opening(const std::string& path, const std::string& how, std::int64
         .run(ids);
   } else {
     ctxrt::core::Runtime::Options options;
-    options.verify = how == "checked" ? ctxrt::core::Verify::sizes : ctxrt::core::Verify::full;
+    options.verify = verify_named(how);
     auto runtime = ctxrt::core::Runtime::open(path, options);
     const auto inputs = row(ids);
     must(runtime && (*runtime)->run({&inputs, 1}), "the first run fails");
@@ -163,7 +167,7 @@ void measure_opening(const std::string& path, const std::string& how, std::int64
 
 int main(int argc, char** argv) {
   const std::vector<std::string> words(argv + 1, argv + argc);
-  must(words.size() == 4, "cpp_dispatch run BUNDLE LENGTH REPEAT | open BUNDLE bare|runtime|checked LENGTH");
+  must(words.size() == 4, "cpp_dispatch run BUNDLE LENGTH REPEAT | open BUNDLE bare|full|overlapped|sizes LENGTH");
   if (words[0] == "run") {
     measure_runs(words[1], std::stoll(words[2]), std::stoi(words[3]));
   } else {

@@ -51,14 +51,40 @@ TEST_F(CApi, NullPointersAndUnknownNamesAreInputErrors) {
   ctxrt_close(runtime);
 }
 
+// What `/files/index` of `tiny` is listed with, and is not.
+Json wrong_hash(const std::string& index) {
+  return {
+      {"manifest", {{{"op", "replace"}, {"path", "/files/" + index + "/sha256"}, {"value", std::string(64, '0')}}}}};
+}
+
 TEST_F(CApi, HashesMayBeLeftOut) {
-  const Json changed{{"manifest", {{{"op", "replace"}, {"path", "/files/0/sha256"}, {"value", std::string(64, '0')}}}}};
-  const std::string path = make_bundle(folder_.path(), changed).string();
+  const std::string path = make_bundle(folder_.path(), wrong_hash("0")).string();
   ctxrt_runtime* runtime = nullptr;
   EXPECT_EQ(ctxrt_open(path.c_str(), nullptr, &runtime), CTXRT_ERROR_BUNDLE);
   EXPECT_STREQ(ctxrt_error_code(), "file-hash");
   const ctxrt_options options{CTXRT_SHARE_DEFAULT, 0, nullptr, 0, CTXRT_CHECK_SIZES};
   EXPECT_EQ(ctxrt_open(path.c_str(), &options, &runtime), CTXRT_OK);
+  ctxrt_close(runtime);
+}
+
+TEST_F(CApi, TheWeightsHashMayComeWithTheFirstRun) {
+  const ctxrt_options options{CTXRT_SHARE_DEFAULT, 0, nullptr, 0, CTXRT_CHECK_OVERLAPPED};
+  ctxrt_runtime* runtime = nullptr;
+  const std::string wrong_graph = make_bundle(folder_.path(), wrong_hash("0")).string();
+  EXPECT_EQ(ctxrt_open(wrong_graph.c_str(), &options, &runtime), CTXRT_ERROR_BUNDLE);
+  EXPECT_STREQ(ctxrt_error_code(), "file-hash");
+  const TemporaryFolder other;
+  const std::string wrong_weights = make_bundle(other.path(), wrong_hash("4")).string();
+  ASSERT_EQ(ctxrt_open(wrong_weights.c_str(), &options, &runtime), CTXRT_OK) << ctxrt_error_message();
+  const std::int64_t ids[]{1, 2}, shape[]{2};
+  const ctxrt_tensor tensor{"input_ids", CTXRT_INT64, shape, 1, ids};
+  const ctxrt_inputs inputs{&tensor, 1};
+  ctxrt_result* result = nullptr;
+  for (int run = 0; run < 2; ++run) {
+    EXPECT_EQ(ctxrt_run(runtime, &inputs, nullptr, &result), CTXRT_ERROR_BUNDLE);
+    EXPECT_STREQ(ctxrt_error_code(), "file-hash");
+  }
+  EXPECT_EQ(result, nullptr);
   ctxrt_close(runtime);
 }
 

@@ -1,6 +1,8 @@
 #include "bundle.h"
 
+#include <algorithm>
 #include <atomic>
+#include <iterator>
 #include <optional>
 #include <set>
 #include <thread>
@@ -63,9 +65,20 @@ Status check_hash(const Path& root, const FileRecord& record) {
   return Unit{};
 }
 
-// Hashes the files on all cores.
+// Hashes the weight file, the one that takes long, on a thread of its own.
+std::shared_future<Status> check_weights(const Bundle& bundle) {
+  for (const auto& record : bundle.manifest.files) {
+    if (record.path != bundle.manifest.weights) continue;
+    return std::async(std::launch::async, [root = bundle.root, record] { return check_hash(root, record); });
+  }
+  return {};
+}
+
+// Hashes all files but the weights on all cores.
 Status check_hashes(const Path& root, const Manifest& manifest) {
-  const auto& files = manifest.files;
+  std::vector<FileRecord> files;
+  std::copy_if(manifest.files.begin(), manifest.files.end(), std::back_inserter(files),
+               [&](const FileRecord& record) { return record.path != manifest.weights; });
   std::vector<Status> found(files.size(), Unit{});
   std::atomic<std::size_t> next{0};
   const auto work = [&] {
@@ -178,7 +191,10 @@ Result<Bundle> open_bundle(const Path& path, Verify verify) {
   CTXRT_CHECK(check_buckets(bundle.manifest));
   CTXRT_CHECK(check_references(bundle.manifest));
   CTXRT_CHECK(check_tree(bundle.root, bundle.manifest));
-  if (verify == Verify::full) CTXRT_CHECK(check_hashes(bundle.root, bundle.manifest));
+  if (verify != Verify::sizes) {
+    bundle.weights_hash = check_weights(bundle);
+    CTXRT_CHECK(check_hashes(bundle.root, bundle.manifest));
+  }
   CTXRT_CHECK(check_graphs(bundle));
   for (const auto& bucket : bundle.manifest.buckets) {
     if (bucket.golden) CTXRT_CHECK(read_golden(bundle.path(*bucket.golden), bundle.manifest));
@@ -186,6 +202,7 @@ Result<Bundle> open_bundle(const Path& path, Verify verify) {
   if (const auto& fusion = bundle.manifest.fusion; fusion && fusion->golden) {
     CTXRT_CHECK(read_golden(bundle.path(*fusion->golden), bundle.manifest));
   }
+  if (verify == Verify::full) CTXRT_CHECK(bundle.weights_checked());
   return bundle;
 }
 

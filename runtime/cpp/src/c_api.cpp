@@ -139,6 +139,7 @@ Result<core::Runtime::Options> options_of(const ctxrt_options* given) {
   if (given->share_weights == CTXRT_SHARE_MMAP) options.share_weights = core::ShareWeights::mmap;
   if (given->share_weights == CTXRT_SHARE_OFF) options.share_weights = core::ShareWeights::off;
   if (given->check == CTXRT_CHECK_SIZES) options.verify = core::Verify::sizes;
+  if (given->check == CTXRT_CHECK_OVERLAPPED) options.verify = core::Verify::overlapped;
   if (given->session_budget != 0) {
     constexpr std::uint64_t most = std::uint64_t{1} << 62;
     options.session_budget = static_cast<std::int64_t>(std::min(given->session_budget, most));

@@ -65,6 +65,7 @@ Result<Dispatcher::Lease> Dispatcher::session(const Bucket& bucket, Form form) {
     }
     if (failure.empty()) {
       auto lease = enter(key, bucket, form, backend);
+      CTXRT_CHECK(opener_.weights_checked());
       const bool may_fall_back =
           !lease && (lease.error().kind == ErrorKind::backend || lease.error().kind == ErrorKind::missing_part);
       if (!may_fall_back) return lease;

@@ -63,7 +63,8 @@ class Dispatcher {
     std::shared_ptr<Slot> slot_;
   };
 
-  // The session that serves `bucket`. Backends are tried in the order of preference; one that fails is not tried again.
+  // The session that serves `bucket`, once the weights are known to be sound. Backends are tried in the order of
+  // preference; one that fails is not tried again.
   Result<Lease> session(const Bucket& bucket, Form form);
   PoolState state() const;
 

@@ -23,6 +23,9 @@ class Opener {
   // engine file.
   std::string key(const Bucket& bucket, Form form, Backend backend) const;
 
+  // Sessions may be opened before this is known, and run afterwards.
+  Status weights_checked() const { return bundle_.weights_checked(); }
+
   // `backend` or `missing_part` where the backend is not there or refuses the graph or the engine, `memory_budget`
   // where there is not enough memory. `on_fallback` is told why weights are not shared where they should be.
   Result<std::unique_ptr<Session>> open(const Bucket& bucket, Form form, Backend backend,

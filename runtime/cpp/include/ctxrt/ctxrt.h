@@ -88,6 +88,7 @@ typedef enum ctxrt_share_weights {
 typedef enum ctxrt_check {
   CTXRT_CHECK_FULL = 0,            /* all of FORMAT.md */
   CTXRT_CHECK_SIZES = 1,           /* all but the hashes, for a bundle that this machine has checked before */
+  CTXRT_CHECK_OVERLAPPED = 2,      /* all; the first run, not ctxrt_open, waits for the weights' hash and tells it */
   CTXRT_CHECK_ANY_INT = 0x7fffffff /* keeps every int readable */
 } ctxrt_check;
 
