@@ -13,7 +13,9 @@ from ctx_runtime.histogram import LengthHistogram
 
 _TEXT = 12
 """Height of a text in pixels; a chart is drawn for the width at which it is shown, and not scaled."""
-_TOP, _BOTTOM = 30, 40
+_CHARACTER = 8
+"""Room that a character of it takes across, in pixels."""
+_TOP, _BOTTOM = 32, 40
 _BARS_PER_DOUBLING = 4
 
 
@@ -57,17 +59,18 @@ def histogram_chart(histogram: LengthHistogram, ends: Sequence[int], *, width: i
         height: in pixels.
     """
     longest = max(histogram.longest, ends[-1])
-    steps = math.ceil(_BARS_PER_DOUBLING * math.log2(longest)) + 1
-    edges = np.unique(np.round(2 ** (np.arange(steps + 1) / _BARS_PER_DOUBLING)).astype(int))
+    first, last = int(math.log2(min(histogram.lengths[0], ends[0]))), math.log2(longest + 1)
+    steps = np.arange(first * _BARS_PER_DOUBLING, math.ceil(last * _BARS_PER_DOUBLING) + 1)
+    edges = np.unique(np.round(2 ** (steps / _BARS_PER_DOUBLING)).astype(int))
     counts, _ = np.histogram(histogram.lengths, edges, weights=histogram.counts)
-    x = _Scale(1, float(edges[-1]), 44, width - 8)
+    x = _Scale(float(edges[0]), float(edges[-1]), 44, width - 18)
     y = _Scale(0, float(counts.max()), height - _BOTTOM, _TOP, log=False)
     bars = [
         f'<rect class="bar" x="{x(low):.1f}" y="{y(count):.1f}" width="{max(1.0, x(high) - x(low) - 1):.1f}" '
         f'height="{y(0) - y(count):.1f}"><title>{low} to {high - 1} tokens: {count:,.0f} inputs</title></rect>'
         for low, high, count in zip(edges, edges[1:], counts, strict=False)
     ]
-    marks = [_bucket_end(x(end), end, y(0), drop=index % 2) for index, end in enumerate(ends)]
+    marks = _bucket_ends(x, ends, y(0))
     axes = _length_axis(x, height) + _value_axis(y, _ticks(float(counts.max())), x)
     return _svg(
         axes + bars + marks,
@@ -89,9 +92,9 @@ def line_chart(series: Sequence[Series], *, label: str, width: int, height: int 
     """
     lengths = [length for line in series for length, _ in line.points]
     values = [value for line in series for _, value in line.points]
-    top = _TOP + (_TEXT + 6) * math.ceil(len(series) * 150 / (width - 60))
+    legend, top = _legend(series, width)
     ticks = _log_ticks(min(values), max(values)) if log else _ticks(max(values))
-    x = _Scale(min(lengths) * 0.97, max(lengths) * 1.03, 52, width - 12)
+    x = _Scale(min(lengths) * 0.97, max(lengths) * 1.03, 52, width - 18)
     y = _Scale(ticks[0], max(ticks[-1], *values), height - _BOTTOM, top, log=log)
     drawn = []
     for line in series:
@@ -102,7 +105,7 @@ def line_chart(series: Sequence[Series], *, label: str, width: int, height: int 
             for length, value in line.points
         ]
         drawn += [f'<polyline class="line {line.style}" points="{path}"/>', *dots]
-    parts = _length_axis(x, height) + _value_axis(y, ticks, x) + drawn + _legend(series, width)
+    parts = _length_axis(x, height) + _value_axis(y, ticks, x) + drawn + legend
     return _svg(parts, width, height, label)
 
 
@@ -113,13 +116,19 @@ def _svg(parts: Sequence[str], width: int, height: int, label: str) -> str:
     )
 
 
-def _bucket_end(x: float, end: int, bottom: float, drop: int) -> str:
-    """A line where a bucket ends, with its length; every second label stands lower, so that neighbours do not touch."""
-    y = _TEXT + drop * (_TEXT + 2)
-    return (
-        f'<line class="end" x1="{x:.1f}" x2="{x:.1f}" y1="{y + 3}" y2="{bottom:.1f}"/>'
-        f'<text class="end-label" x="{x - 3:.1f}" y="{y}" text-anchor="end">{end}</text>'
-    )
+def _bucket_ends(x: _Scale, ends: Sequence[int], bottom: float) -> list[str]:
+    """A line where each bucket ends, and its length above, in the first of two rows that has room, if one has."""
+    parts, taken = [], [0.0, 0.0]
+    for end in ends:
+        at, half = x(end), _CHARACTER * len(str(end)) / 2
+        parts.append(f'<line class="end" x1="{at:.1f}" x2="{at:.1f}" y1="{_TOP - 3}" y2="{bottom:.1f}"/>')
+        middle = min(at, x.end - half)
+        row = next((row for row, right in enumerate(taken) if middle - half > right), None)
+        if row is not None:
+            taken[row] = middle + half + _CHARACTER / 2
+            y = _TEXT + row * (_TEXT + 2)
+            parts.append(f'<text class="end-label" x="{middle:.1f}" y="{y}" text-anchor="middle">{end}</text>')
+    return parts
 
 
 def _length_axis(x: _Scale, height: int) -> list[str]:
@@ -145,16 +154,18 @@ def _value_axis(y: _Scale, ticks: Sequence[float], x: _Scale) -> list[str]:
     ]
 
 
-def _legend(series: Sequence[Series], width: int) -> list[str]:
-    columns = max(1, (width - 60) // 150)
+def _legend(series: Sequence[Series], width: int) -> tuple[list[str], int]:
+    """The names of the lines, in columns as wide as the longest, and where the chart may begin below them."""
+    column = 32 + _CHARACTER * max(len(line.name) for line in series)
+    columns = max(1, (width - 60) // column)
     parts = []
     for index, line in enumerate(series):
-        x, y = 52 + 150 * (index % columns), _TEXT + (_TEXT + 6) * (index // columns)
+        x, y = 52 + column * (index % columns), _TEXT + (_TEXT + 6) * (index // columns)
         parts.append(
             f'<line class="line {line.style}" x1="{x}" x2="{x + 18}" y1="{y - 4}" y2="{y - 4}"/>'
             f'<text class="legend" x="{x + 24}" y="{y}">{escape(line.name)}</text>'
         )
-    return parts
+    return parts, _TEXT + (_TEXT + 6) * math.ceil(len(series) / columns)
 
 
 def _ticks(highest: float) -> list[float]:
