@@ -20,6 +20,7 @@ from onnx_ir.passes.common import (
 
 from ctx_export.constants import compute_constants
 from ctx_export.quiet import quiet
+from ctx_export.subnetworks import cut
 from ctx_runtime.errors import ExportError
 from ctx_runtime.manifest import InputSpec, OutputSpec, TensorSpec, Tolerance
 from ctx_runtime.parity import compare
@@ -73,6 +74,7 @@ def export_graph(source: Exportable, *, max_length: int) -> ir.Model:
 
     Its inputs and outputs have the names, order, dtypes and shapes of the source, dimensions `batch` and `length`
     included. It is proven dynamic: it gives PyTorch's answers at other batches and lengths than it was traced with.
+    That of a length-adaptive model still has its markers; see `ctx_export.subnetworks`.
 
     Raises:
         ExportError: torch.export or the conversion refuses the model, an axis is not dynamic, or the answers differ.
@@ -94,7 +96,7 @@ def export_graph(source: Exportable, *, max_length: int) -> ir.Model:
     CommonSubexpressionEliminationPass()(model)
     RemoveUnusedNodesPass()(model)
     compute_constants(model)
-    _prove_dynamic(model, source, max_length)
+    _prove_dynamic(cut(model), source, max_length)
     return model
 
 

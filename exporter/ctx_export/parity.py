@@ -6,7 +6,7 @@ very same arrays. How much padding or batch mates change an answer is measured b
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,6 +23,8 @@ Run = Callable[[Arrays], dict[str, np.ndarray]]
 
 GOLDEN = "golden.npz"
 _REPORT = "report.json"
+FUSION = "fusion"
+"""What parity cases of rows in segments have in the place of a bucket."""
 _LONG = 2048
 """Beyond it, masked batches grow the quadratic way: they are kept short. In tokens."""
 _GOLDEN_POSITIONS = 64
@@ -46,14 +48,15 @@ class BucketProof:
     Attributes:
         cases: one a run.
         golden: arrays of `parity/ctx-128.npz` (see FORMAT.md).
-        padding_effect: largest change of an answer by padding, max abs; 0 where nothing was padded.
-        batch_effect: largest change of an answer by batch mates of its own length, max abs.
+        padding_effect: largest change of an answer by padding, max abs; 0 where nothing was padded, None where it was
+            not measured.
+        batch_effect: largest change of an answer by batch mates of its own length, max abs, likewise.
     """
 
     cases: list[ParityCase] = field(default_factory=list)
     golden: dict[str, np.ndarray] = field(default_factory=dict)
-    padding_effect: float = 0.0
-    batch_effect: float = 0.0
+    padding_effect: float | None = None
+    batch_effect: float | None = None
 
     def save(self, folder: Path) -> None:
         """Write the proof into an empty folder."""
@@ -67,7 +70,7 @@ class BucketProof:
     def load(cls, folder: Path) -> BucketProof:
         """Read what `save` wrote, without the golden arrays: they are copied as a file."""
         report = ParityReport.model_validate_json((folder / _REPORT).read_text())
-        return cls(list(report.cases), {}, report.padding_effect or 0.0, report.batch_effect or 0.0)
+        return cls(list(report.cases), {}, report.padding_effect, report.batch_effect)
 
 
 def plan_cases(bucket: BucketPlan, *, has_mask: bool) -> tuple[PlannedCase, ...]:
@@ -130,6 +133,46 @@ def prove_bucket(
     return proof
 
 
+def prove_fused(
+    window: int,
+    *,
+    outputs: Sequence[OutputSpec],
+    tolerance: Tolerance,
+    example: Callable[[int], dict[str, np.ndarray]],
+    reference: Run,
+    run: Run,
+) -> BucketProof:
+    """Run rows of several segments through a model's own fusion and through PyTorch.
+
+    Args:
+        window: tokens of a segment; the rows are of the lengths around one and two of them, and of five.
+        outputs: the outputs to compare.
+        tolerance: of the segments' precision.
+        example: gives arrays for one row of a length.
+        reference: PyTorch.
+        run: the graphs of the fusion.
+    """
+    proof = BucketProof()
+    for length in (window + 1, 2 * window - 1, 2 * window, 2 * window + 1, 5 * window):
+        arrays, case = example(length), PlannedCase("unmasked", (length,), length)
+        expected, actual = reference(arrays), run(arrays)
+        proof.cases.append(
+            compare(
+                expected,
+                actual,
+                outputs=outputs,
+                bucket=FUSION,
+                form=case.form,
+                lengths=case.lengths,
+                padded_to=length,
+                tolerance=tolerance,
+            )
+        )
+        if length == 2 * window + 1:
+            _add_golden(proof.golden, arrays, expected, outputs, case)
+    return proof
+
+
 def _measure_effects(
     bucket: BucketPlan,
     inputs: Sequence[InputSpec],
@@ -184,10 +227,14 @@ def merge(proofs: Sequence[BucketProof], unverified: Mapping[str, str]) -> Parit
     """One report over all buckets."""
     return ParityReport(
         cases=tuple(case for proof in proofs for case in proof.cases),
-        padding_effect=max((proof.padding_effect for proof in proofs), default=None),
-        batch_effect=max((proof.batch_effect for proof in proofs), default=None),
+        padding_effect=_largest(proof.padding_effect for proof in proofs),
+        batch_effect=_largest(proof.batch_effect for proof in proofs),
         unverified=dict(unverified),
     )
+
+
+def _largest(effects: Iterable[float | None]) -> float | None:
+    return max((effect for effect in effects if effect is not None), default=None)
 
 
 def pad_to(arrays: Arrays, inputs: Sequence[InputSpec], length: int) -> dict[str, np.ndarray]:

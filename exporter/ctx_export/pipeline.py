@@ -2,43 +2,56 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
+import math
 import platform
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-import numpy as np
 import onnx_ir as ir
 import torch
 
-from ctx_export import activation, constants, graphs, intervals, lowering, parity, precision, specialising
+from ctx_export import (
+    activation,
+    constants,
+    graphs,
+    intervals,
+    lowering,
+    parity,
+    precision,
+    proving,
+    specialising,
+    subnetworks,
+)
 from ctx_export.bundle_writer import BundleWriter
 from ctx_export.cache import BuildCache, code_digest, default_cache_dir, digest
+from ctx_export.decoder_job import DecoderShop, build_decoder
 from ctx_export.engines.job import build_engines
 from ctx_export.engines.targets import check_targets
-from ctx_export.parity import GOLDEN, BucketProof, merge
+from ctx_export.fitting import FittedProfile, fit_profile
+from ctx_export.parity import FUSION, GOLDEN, BucketProof, merge
 from ctx_export.precision import TOLERANCES
 from ctx_export.profiles import load_profile
-from ctx_export.reports import BuildReport, Progress, Stages, write_report
-from ctx_export.sources import Source, huggingface, load_source, modules, pooling
+from ctx_export.reports import BuildReport, Progress, Stages, refuse_failures, write_report
+from ctx_export.sources import Source, adaptive, huggingface, load_source, modules, pooling, segmented
 from ctx_export.sources import source as source_module
+from ctx_export.sources.causal import generates, load_causal
+from ctx_export.sources.source import FusionParts
+from ctx_export.toolchain import toolchain
 from ctx_export.weights import WeightStore
-from ctx_runtime import __version__
-from ctx_runtime.backends.onnxruntime import OrtSession
+from ctx_runtime import fusing
 from ctx_runtime.bundle import Bundle
-from ctx_runtime.errors import BackendError, BuildError, ParityError, SourceError
-from ctx_runtime.manifest import FORMAT, BucketRecord, Manifest
+from ctx_runtime.errors import BackendError, SourceError
+from ctx_runtime.manifest import FORMAT, BucketRecord, FusionRecord, Manifest, OutputSpec
 from ctx_runtime.parity import Form, ParityReport
 from ctx_runtime.resource_profile import BucketPlan, ResourceProfile
 
 WEIGHTS = "weights.bin"
+_ANY_LENGTH = intervals.Interval(1, math.inf)
 PADDING_TOLERANCE = 1e-3
 """A model whose answers padding moves by more than this (max abs) is not padding-invariant."""
-_PACKAGES = ("torch", "transformers", "onnx", "onnx-ir", "onnxscript", "onnxruntime")
 
 
 @dataclass(frozen=True)
@@ -47,10 +60,25 @@ class Workshop:
 
     source: Source
     profile: ResourceProfile
-    plans: tuple[BucketPlan, ...]
+    fitted: FittedProfile
     cache: BuildCache
     stages: Stages
     writer: BundleWriter
+
+    @property
+    def fusion(self) -> FusionParts | None:
+        """The parts of a model whose own fusion goes into the bundle."""
+        return self.source.fusion if self.fitted.fuses else None
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the model decided and the profile did not say."""
+        return self.fitted.notes
+
+    @property
+    def longest(self) -> int:
+        """The longest input of the one graph, in tokens."""
+        return self.source.max_length or self.fitted.buckets[-1].max_length
 
 
 def build(
@@ -70,8 +98,8 @@ def build(
     """Export `model` once, specialise it for every bucket of `profile`, prove it and publish the bundle at `output`.
 
     Args:
-        model: a Hugging Face folder or cached id, a `.safetensors` checkpoint (with `factory`), or a module (with
-            `example_inputs`).
+        model: a Hugging Face folder or cached id, the folder of a length-adaptive model, a `.safetensors` checkpoint
+            (with `factory`), or a module (with `example_inputs`).
         profile: a resource profile, its file, or the name of a shipped one.
         output: the bundle's folder; an older bundle there is replaced when the new one is finished.
         task: what a Hugging Face model does; by default what its configuration says.
@@ -91,56 +119,103 @@ def build(
     with stages.stage("total"), BundleWriter(Path(output)) as writer:
         profile = profile if isinstance(profile, ResourceProfile) else load_profile(profile)
         check_targets(targets, {plan.precision for plan in profile.resolve()})
-        source = load_source(
-            model, task=task, name=name, factory=factory, example_inputs=example_inputs, allow_pickle=allow_pickle
-        )
         cache = BuildCache(cache_dir or default_cache_dir())
-        shop = Workshop(source, profile, _plan(source, profile), cache, stages, writer)
-        canonical = export(shop)
-        records = specialise(shop, canonical)
-        report = prove(shop, records)
-        _write_manifest(shop, records, report)
+        shop: Workshop | DecoderShop
+        if generates(model, task):
+            causal = load_causal(str(model), name=name, allow_pickle=allow_pickle)
+            shop = DecoderShop(causal, profile, cache, stages, writer)
+            report = build_decoder(shop)
+        else:
+            source = load_source(
+                model, task=task, name=name, factory=factory, example_inputs=example_inputs, allow_pickle=allow_pickle
+            )
+            shop = Workshop(source, profile, fit_profile(source, profile), cache, stages, writer)
+            report = _build(shop)
         if targets:
             add_engines(shop, targets)
         bundle = writer.publish()
-    return BuildReport(bundle=bundle, parity=report, seconds=stages.seconds, cached=tuple(stages.cached))
+    return BuildReport(
+        bundle=bundle, parity=report, seconds=stages.seconds, cached=tuple(stages.cached), notes=shop.notes
+    )
 
 
-def export(shop: Workshop) -> ir.Model:
-    """The one ONNX graph of the whole length range; its weights stay on disk until they are read."""
-    longest = shop.source.max_length or shop.plans[-1].max_length
+def _build(shop: Workshop) -> ParityReport:
+    """Everything that goes into the folder of a bundle but engines; see `build`."""
+    canonical = export(shop)
+    records = specialise(shop, canonical)
+    report = prove(shop, records)
+    _write_manifest(shop, records, report)
+    return report
 
-    def make(folder: Path) -> None:
-        ir.save(graphs.export_graph(shop.source, max_length=longest), folder / "model.onnx", external_data="model.data")
 
+@dataclass(frozen=True)
+class Exported:
+    """Graphs of all lengths; those of a length-adaptive model have markers, where sub-networks are cut.
+
+    Attributes:
+        whole: takes an input in one piece.
+        parts: those of the model's own fusion by the file that each becomes.
+    """
+
+    whole: ir.Model
+    parts: Mapping[str, ir.Model]
+
+
+def export(shop: Workshop) -> Exported:
+    """The one ONNX graph of the whole length range, and those of a fusion; their weights stay on disk until read."""
+    parts = shop.fusion.parts() if shop.fusion is not None else {}
+    exported: dict[str, ir.Model] = {}
     with shop.stages.stage("export"):
-        shop.stages.tell("export", 0, 1)
-        entry, cached = shop.cache.fetch("export", _export_key(shop.source, longest), make)
-        shop.stages.tell("export", 1, 1)
+        shop.stages.tell("export", 0, 1 + len(parts))
+        whole = _export(shop, shop.source, shop.longest)
+        for file, (source, longest) in parts.items():
+            shop.stages.tell("export", 1 + len(exported), 1 + len(parts))
+            exported[file] = _export(shop, source, longest)
+        shop.stages.tell("export", 1 + len(parts), 1 + len(parts))
+    return Exported(whole, exported)
+
+
+def _export(shop: Workshop, source: Source, longest: int) -> ir.Model:
+    def make(folder: Path) -> None:
+        ir.save(graphs.export_graph(source, max_length=longest), folder / "model.onnx", external_data="model.data")
+
+    entry, cached = shop.cache.fetch("export", _export_key(source, longest), make)
     if cached:
-        shop.stages.cached.append("export")
+        shop.stages.cached.append("export" if source is shop.source else f"export:{source.name}")
     return ir.load(entry / "model.onnx")
 
 
-def specialise(shop: Workshop, canonical: ir.Model) -> tuple[BucketRecord, ...]:
-    """Write the graphs of every bucket over one weight store, the largest first: its tables hold the smaller ones'."""
-    folder = shop.writer.root / "graphs"
-    folder.mkdir()
-    networks: dict[str, ir.Model] = {}
+def specialise(shop: Workshop, exported: Exported) -> tuple[BucketRecord, ...]:
+    """Write the graphs of every bucket and of the fusion over one weight store."""
+    root = shop.writer.root
+    (root / "graphs").mkdir()
+    made: dict[Path, ir.Model] = {}
     records: list[BucketRecord] = []
-    with shop.stages.stage("specialise"), WeightStore(folder / WEIGHTS) as store:
-        for done, plan in enumerate(reversed(shop.plans)):
-            shop.stages.tell("specialise", done, len(shop.plans))
+    networks: dict[str, ir.Model] = {}
+    plans = shop.fitted.buckets
+    with shop.stages.stage("specialise"):
+        for done, plan in enumerate(plans):
+            shop.stages.tell("specialise", done, len(plans))
             if plan.network not in networks:
-                networks[plan.network] = precision.convert(canonical, plan.precision)
+                networks[plan.network] = _network(shop.source, exported.whole, plan)
             forms = _specialise_bucket(networks[plan.network], plan, shop.source)
-            for form, graph in forms.items():
-                store.save_graph(graph, folder / _file_name(plan, form))
+            made |= {root / "graphs" / _file_name(plan, form): graph for form, graph in forms.items()}
             records.append(_record(plan, forms))
-        shop.stages.tell("specialise", len(shop.plans), len(shop.plans))
-    if not (folder / WEIGHTS).stat().st_size:
-        (folder / WEIGHTS).unlink()
-    return tuple(reversed(records))
+        for file, part in exported.parts.items():
+            network = _network(shop.source, part, plans[-1])
+            made[root / file] = lowering.lower_for_onnxruntime(specialising.specialise(network, length=_ANY_LENGTH))
+        with WeightStore(root / "graphs" / WEIGHTS) as store:
+            store.save_graphs(made)
+        shop.stages.tell("specialise", len(plans), len(plans))
+    if not (root / "graphs" / WEIGHTS).stat().st_size:
+        (root / "graphs" / WEIGHTS).unlink()
+    return tuple(records)
+
+
+def _network(source: Source, exported: ir.Model, plan: BucketPlan) -> ir.Model:
+    """The part of a graph that a bucket runs, at its precision, for all lengths."""
+    part = subnetworks.cut(exported, plan.subnetwork, rotation=source.rotation(plan.subnetwork))
+    return precision.convert(part, plan.precision)
 
 
 def _specialise_bucket(network: ir.Model, plan: BucketPlan, source: Source) -> dict[Form, ir.Model]:
@@ -167,21 +242,26 @@ def prove(shop: Workshop, records: Sequence[BucketRecord]) -> ParityReport:
     unverified: dict[str, str] = {}
     proofs: list[BucketProof] = []
     (shop.writer.root / "parity").mkdir()
+    steps: dict[str, Callable[[], BucketProof]] = {
+        record.name: functools.partial(_prove_bucket, shop, record) for record in records
+    }
+    if shop.fusion is not None:
+        steps[FUSION] = functools.partial(_prove_fusion, shop, shop.fusion.record, records[-1])
     with shop.stages.stage("parity"):
-        for done, record in enumerate(records):
-            shop.stages.tell("parity", done, len(records))
+        for done, (name, step) in enumerate(steps.items()):
+            shop.stages.tell("parity", done, len(steps))
             try:
-                proofs.append(_prove_bucket(shop, record))
+                proofs.append(step())
             except BackendError as error:
-                unverified[record.name] = str(error)
-        shop.stages.tell("parity", len(records), len(records))
+                unverified[name] = str(error)
+        shop.stages.tell("parity", len(steps), len(steps))
     report = merge(proofs, unverified)
-    _refuse_failures(report)
+    refuse_failures(report)
     write_report(report, shop.writer.root / "parity" / "report.json")
     return report
 
 
-def add_engines(shop: Workshop, targets: Sequence[str]) -> None:
+def add_engines(shop: Workshop | DecoderShop, targets: Sequence[str]) -> None:
     """Build TensorRT engines from the graphs of the finished folder, and list them in its manifest."""
     root = shop.writer.root
     with shop.stages.stage("engines"):
@@ -213,7 +293,7 @@ def verify(
     source = load_source(
         against, task=task or manifest.task, factory=factory, example_inputs=example_inputs, allow_pickle=allow_pickle
     )
-    if (source.inputs, source.outputs) != (manifest.inputs, manifest.outputs):
+    if source.inputs != manifest.inputs or not _same_outputs(source.outputs, manifest.outputs):
         raise SourceError(
             f"{source.name} has other inputs or outputs than the bundle {manifest.name}",
             hint="give the model and the task that the bundle was built from",
@@ -222,35 +302,20 @@ def verify(
     for done, record in enumerate(manifest.buckets):
         stages.tell("parity", done, len(manifest.buckets))
         try:
-            proofs.append(_run_proof(source, record, bundle.root))
+            proofs.append(proving.prove_bucket(source, record, bundle.root))
         except BackendError as error:
             unverified[record.name] = str(error)
+    if manifest.fusion is not None:
+        overlap, longest = manifest.overflow.overlap, manifest.buckets[-1]
+        proofs.append(proving.prove_fusion(source, manifest.fusion, longest, bundle.root, overlap=overlap))
     return merge(proofs, unverified)
 
 
-def _plan(source: Source, profile: ResourceProfile) -> tuple[BucketPlan, ...]:
-    """The buckets of `profile`, once it is clear that the model can serve them."""
-    plans = profile.resolve()
-    for plan in plans:
-        if source.max_length is not None and plan.max_length > source.max_length:
-            raise BuildError(
-                f"bucket {plan.name} of profile {profile.name} is longer than the {source.max_length} positions "
-                f"of {source.name}",
-                hint="take a profile with shorter buckets: longer inputs run in segments",
-            )
-        if plan.subnetwork is not None:
-            raise BuildError(
-                f"bucket {plan.name} asks for a sub-network, which {source.name} does not have",
-                hint="remove `subnetwork` from the profile",
-            )
-    framing = len(source.special_tokens.prefix) + len(source.special_tokens.suffix)
-    overlap, longest = profile.overflow.overlap, plans[-1].max_length
-    if profile.overflow.policy == "segment" and overlap + framing >= longest:
-        raise BuildError(
-            f"segments of {longest} tokens leave no room beside {framing} special tokens and an overlap of {overlap}",
-            hint="lower overflow.overlap, or set overflow.policy to truncate or error",
-        )
-    return plans
+def _same_outputs(source: Sequence[OutputSpec], bundle: Sequence[OutputSpec]) -> bool:
+    """Whether outputs are the same but for how segments' are fused, which the resource profile says."""
+    return [spec.model_copy(update={"fusion": "concat"}) for spec in source] == [
+        spec.model_copy(update={"fusion": "concat"}) for spec in bundle
+    ]
 
 
 def _record(plan: BucketPlan, forms: Mapping[Form, ir.Model]) -> BucketRecord:
@@ -268,65 +333,43 @@ def _record(plan: BucketPlan, forms: Mapping[Form, ir.Model]) -> BucketRecord:
 
 def _export_key(source: Source, longest: int) -> str:
     specs = [spec.model_dump() for spec in (*source.inputs, *source.outputs)]
-    code = code_digest(graphs, constants, source_module, huggingface, modules, pooling)
-    return digest(source.record.sha256, source.task, specs, longest, _toolchain(), code)
+    code = code_digest(graphs, constants, source_module, huggingface, modules, pooling, segmented, *adaptive.CODE)
+    return digest(source.record.sha256, source.task, specs, longest, toolchain(), code)
 
 
 def _prove_bucket(shop: Workshop, record: BucketRecord) -> BucketProof:
-    """The proof of one bucket, from the cache where nothing that it depends on has changed."""
-    longest = shop.source.max_length or shop.plans[-1].max_length
-    code = code_digest(specialising, intervals, lowering, precision, parity)
-    key = digest(_export_key(shop.source, longest), record.model_dump(), code, platform.processor())
+    def prove() -> BucketProof:
+        return proving.prove_bucket(shop.source, record, shop.writer.root)
 
-    def make(folder: Path) -> None:
-        _run_proof(shop.source, record, shop.writer.root).save(folder)
+    return _proof(shop, record.name, record.golden, prove, record.model_dump())
 
-    entry, cached = shop.cache.fetch("parity", key, make)
+
+def _prove_fusion(shop: Workshop, fusion: FusionRecord, longest: BucketRecord) -> BucketProof:
+    overlap = shop.fitted.overflow.overlap
+
+    def prove() -> BucketProof:
+        return proving.prove_fusion(shop.source, fusion, longest, shop.writer.root, overlap=overlap)
+
+    return _proof(shop, FUSION, fusion.golden, prove, longest.model_dump(), fusion.model_dump(), overlap)
+
+
+def _proof(
+    shop: Workshop, name: str, golden: str | None, prove: Callable[[], BucketProof], *depends_on: object
+) -> BucketProof:
+    """A proof, from the cache where nothing that it depends on has changed; its golden vectors go into the bundle."""
+    code = code_digest(subnetworks, specialising, intervals, lowering, precision, parity, proving, fusing)
+    key = digest(_export_key(shop.source, shop.longest), depends_on, code, platform.processor())
+    entry, cached = shop.cache.fetch("parity", key, lambda folder: prove().save(folder))
     if cached:
-        shop.stages.cached.append(f"parity:{record.name}")
-    shutil.copyfile(entry / GOLDEN, shop.writer.root / f"parity/{record.name}.npz")
+        shop.stages.cached.append(f"parity:{name}")
+    if golden is not None:
+        shutil.copyfile(entry / GOLDEN, shop.writer.root / golden)
     return BucketProof.load(entry)
-
-
-def _run_proof(source: Source, record: BucketRecord, root: Path) -> BucketProof:
-    """Run the graphs of one bucket, as they stand in the bundle at `root`, against PyTorch."""
-    paths: dict[Form, str | None] = {"masked": record.graph, "unmasked": record.unmasked_graph}
-    with contextlib.ExitStack() as stack:
-        runs: dict[Form, parity.Run] = {}
-        for form, path in paths.items():
-            if path is not None:
-                session = stack.enter_context(contextlib.closing(OrtSession(root / path, threads=record.threads)))
-                runs[form] = functools.partial(_run, session, record.name)
-        return parity.prove_bucket(
-            record,
-            inputs=source.inputs,
-            outputs=source.outputs,
-            tolerance=record.tolerance,
-            example=lambda lengths: source.example(len(lengths), lengths),
-            reference=source.run,
-            runs=runs,
-        )
-
-
-def _run(session: OrtSession, bucket: str, arrays: parity.Arrays) -> dict[str, np.ndarray]:
-    return session.run({name: arrays[name] for name in session.inputs}, bucket=bucket)
-
-
-def _refuse_failures(report: ParityReport) -> None:
-    failures = [case for case in report.cases if not case.passed]
-    if failures:
-        worst = max(failures, key=lambda case: case.max_abs)
-        raise ParityError(
-            f"{len(failures)} of {len(report.cases)} parity cases are out of tolerance; worst: {worst.bucket} "
-            f"{worst.form}, lengths {list(worst.lengths)}: max abs {worst.max_abs:.3g} (allowed "
-            f"{worst.tolerance.max_abs:.3g}), cosine {worst.cosine:.6f} (at least {worst.tolerance.min_cosine})",
-            hint="nothing was published; try a higher precision for this bucket",
-        )
 
 
 def _write_manifest(shop: Workshop, records: Sequence[BucketRecord], report: ParityReport) -> None:
     """Copy the tokenizer and write the manifest over all files."""
-    root, source, profile = shop.writer.root, shop.source, shop.profile
+    root, source, profile, fitted = shop.writer.root, shop.source, shop.profile, shop.fitted
     if source.tokenizer is not None:
         (root / "tokenizer").mkdir()
         shutil.copyfile(source.tokenizer, root / "tokenizer" / "tokenizer.json")
@@ -336,16 +379,19 @@ def _write_manifest(shop: Workshop, records: Sequence[BucketRecord], report: Par
             name=source.name,
             task=source.task,
             source=source.record,
-            toolchain=_toolchain(),
+            toolchain=toolchain(),
             inputs=source.inputs,
-            outputs=source.outputs,
+            outputs=fitted.outputs,
             padding_invariant=report.padding_effect is None or report.padding_effect <= PADDING_TOLERANCE,
             special_tokens=source.special_tokens,
             buckets=tuple(
                 record if record.name not in report.unverified else record.model_copy(update={"golden": None})
                 for record in records
             ),
-            overflow=profile.overflow,
+            fusion=_fusion_record(shop, report),
+            quality=source.quality,
+            min_quality=profile.min_quality,
+            overflow=fitted.overflow,
             session_budget=profile.session_budget,
             share_weights=profile.share_weights,
             weights=f"graphs/{WEIGHTS}" if (root / "graphs" / WEIGHTS).exists() else None,
@@ -356,10 +402,9 @@ def _write_manifest(shop: Workshop, records: Sequence[BucketRecord], report: Par
     )
 
 
-def _toolchain() -> dict[str, str]:
-    """The versions that made the bundle."""
-    versions = {"ctx-export": __version__, "python": platform.python_version()}
-    for package in _PACKAGES:
-        with contextlib.suppress(PackageNotFoundError):
-            versions[package] = version(package)
-    return versions
+def _fusion_record(shop: Workshop, report: ParityReport) -> FusionRecord | None:
+    """The fusion of the bundle; without golden vectors where it could not be run."""
+    if shop.fusion is None:
+        return None
+    record = shop.fusion.record
+    return record if FUSION not in report.unverified else record.model_copy(update={"golden": None})

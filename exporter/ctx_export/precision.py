@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
+from ctx_export.constants import compute_constants
 from ctx_export.narrowing import narrow
 from ctx_export.quantising import quantise_weights
 from ctx_runtime.manifest import Tolerance
@@ -28,8 +29,9 @@ def convert(model: ir.Model, precision: Precision) -> ir.Model:
     """`model`, a float32 graph, at another precision; its inputs and outputs keep their names and dtypes.
 
     `fp16` and `bf16` compute and store in 16 bits, but for reductions and angles of positions, which stay float32.
-    `int8` and `int4` store the weights of matrix products in 8 bits by column or 4 bits by block, symmetric, behind a
-    DequantizeLinear; activations stay float32, so that an answer depends on nothing but its own row.
+    `int8` and `int4` store the weights of matrix products, transposed where the product takes them so, in 8 bits by
+    column or 4 bits by block, symmetric, behind a DequantizeLinear; activations stay float32, so that an answer depends
+    on nothing but its own row.
 
     `model` stays as it is; the new one shares what did not change.
 
@@ -41,5 +43,7 @@ def convert(model: ir.Model, precision: Precision) -> ir.Model:
     if precision == "bf16":
         return narrow(model, ir.DataType.BFLOAT16)
     if precision in ("int8", "int4"):
+        model = model.clone()
+        compute_constants(model)
         return quantise_weights(model, bits=8 if precision == "int8" else 4)
     return model

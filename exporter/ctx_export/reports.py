@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ctx_runtime.bundle import Bundle
+from ctx_runtime.errors import ParityError
 from ctx_runtime.parity import ParityReport
 
 Progress = Callable[[str, int, int], None]
@@ -56,12 +57,14 @@ class BuildReport:
         parity: every case that was run.
         seconds: wall time by stage: export, specialise, engines, parity, total.
         cached: what was taken from the cache.
+        notes: what the model decided and the resource profile did not say, in words.
     """
 
     bundle: Bundle
     parity: ParityReport
     seconds: dict[str, float]
     cached: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
     @property
     def bundle_bytes(self) -> int:
@@ -84,6 +87,7 @@ class BuildReport:
                     "min_length": bucket.min_length,
                     "max_length": bucket.max_length,
                     "precision": bucket.precision,
+                    "network": bucket.network,
                     "graph": bucket.graph,
                 }
                 for bucket in self.bundle.manifest.buckets
@@ -93,6 +97,7 @@ class BuildReport:
             "parity": parity_summary(self.parity),
             "seconds": {name: round(value, 3) for name, value in self.seconds.items()},
             "cached": list(self.cached),
+            "notes": list(self.notes),
         }
 
 
@@ -110,3 +115,16 @@ def parity_summary(report: ParityReport) -> dict[str, object]:
 def write_report(report: ParityReport, path: Path) -> None:
     """Write `parity/report.json`."""
     path.write_text(report.model_dump_json(indent=2) + "\n", encoding="utf-8")
+
+
+def refuse_failures(report: ParityReport) -> None:
+    """Raise ParityError if a case of `report` is out of tolerance."""
+    failures = [case for case in report.cases if not case.passed]
+    if failures:
+        worst = max(failures, key=lambda case: case.max_abs)
+        raise ParityError(
+            f"{len(failures)} of {len(report.cases)} parity cases are out of tolerance; worst: {worst.bucket} "
+            f"{worst.form}, lengths {list(worst.lengths)}: max abs {worst.max_abs:.3g} (allowed "
+            f"{worst.tolerance.max_abs:.3g}), cosine {worst.cosine:.6f} (at least {worst.tolerance.min_cosine})",
+            hint="nothing was published; try a higher precision for this bucket",
+        )

@@ -11,6 +11,7 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 from onnxscript.optimizer import fold_constants
 
 from ctx_export.intervals import Interval, Intervals, Window
+from ctx_export.views import first_rows
 from ctx_runtime.errors import ExportError
 
 _ANY_BATCH = Interval(1, math.inf)
@@ -129,29 +130,13 @@ def _cut_tables(graph: ir.Graph, known: Intervals) -> None:
             continue
         window, table = known.window(node), node.inputs[0]
         if window is not None and table is not None and table.is_initializer() and _is_prefix(table, window):
-            node.replace_input_with(0, _prefix(graph, table, window))
+            node.replace_input_with(0, first_rows(graph, table, window.stop, axis=window.axis))
 
 
 def _is_prefix(table: ir.Value, window: Window) -> bool:
     """Whether all up to the window's end is the beginning of the table's bytes, and not the whole table."""
     dims = () if table.shape is None else table.shape.numpy()
     return window.stop < dims[window.axis] and all(dim == 1 for dim in dims[: window.axis])
-
-
-def _prefix(graph: ir.Graph, table: ir.Value, window: Window) -> ir.Value:
-    """The table up to the window's end: a view of the same weights, `(…, stop, …)`."""
-    name, whole = f"{table.name}.first{window.stop}", table.const_value
-    if name in graph.initializers:
-        return graph.initializers[name]
-    assert whole is not None and table.shape is not None  # noqa: S101 (an initializer)
-    rows, dims = (*[slice(None)] * window.axis, slice(window.stop)), list(table.shape.numpy())
-    dims[window.axis] = window.stop
-    view = ir.LazyTensor(
-        lambda: ir.Tensor(whole.numpy()[rows], dtype=whole.dtype), dtype=whole.dtype, shape=ir.Shape(dims), name=name
-    )
-    value = ir.Value(name=name, shape=ir.Shape(dims), type=ir.TensorType(whole.dtype), const_value=view)
-    graph.register_initializer(value)
-    return value
 
 
 def _replace_by_ones(graph: ir.Graph, name: str) -> None:

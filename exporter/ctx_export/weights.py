@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -30,9 +31,9 @@ class WeightStore:
     """Writes graphs beside one weight file, `with WeightStore(folder / "weights.bin") as store`.
 
     A tensor with the bytes of a stored one, whatever its dtype, or with the bytes that a stored one begins with,
-    becomes a range of it: the position table of a short bucket is the beginning of a long one's. So save the graphs
-    with the largest tables first. The same graphs in the same order give the same bytes. One tensor is in memory at a
-    time.
+    becomes a range of it: the position table of a short bucket is the beginning of a long one's, the weights of a
+    sub-network those of the whole. So save the graphs that share any together. The same graphs in the same order give
+    the same bytes. One tensor is in memory at a time.
     """
 
     def __init__(self, path: Path) -> None:
@@ -55,20 +56,29 @@ class WeightStore:
         self._file.close()
 
     def save_graph(self, model: ir.Model, path: Path) -> None:
-        """Write `model` to `path`, its weights into the weight file; `model` stays as it is.
+        """Write one graph; see `save_graphs`."""
+        self.save_graphs({path: model})
+
+    def save_graphs(self, graphs: Mapping[Path, ir.Model]) -> None:
+        """Write each graph to its path, and the weights of all into the weight file, the largest first.
+
+        The models stay as they are.
 
         Raises:
-            ValueError: `path` is not in the folder of the weight file, where ONNX Runtime looks for it.
+            ValueError: a path is not in the folder of the weight file, where ONNX Runtime looks for it.
         """
-        if path.parent != self._path.parent:
-            raise ValueError(f"{path} is not beside {self._path}")
-        model = model.clone()
-        values = [value for graph in model.graphs() for value in graph.initializers.values()]
+        for path in graphs:
+            if path.parent != self._path.parent:
+                raise ValueError(f"{path} is not beside {self._path}")
+        models = {path: model.clone() for path, model in graphs.items()}
+        inner = [graph for model in models.values() for graph in model.graphs()]
+        values = [value for graph in inner for value in graph.initializers.values()]
         for value in sorted(values, key=_bytes, reverse=True):
             if value.const_value is not None:
                 value.const_value = self._placed(value.const_value, value.name or "")
         self._file.flush()
-        path.write_bytes(ir.to_proto(model).SerializeToString(deterministic=True))
+        for path, model in models.items():
+            path.write_bytes(ir.to_proto(model).SerializeToString(deterministic=True))
 
     def _placed(self, tensor: ir.TensorProtocol, name: str) -> ir.TensorProtocol:
         """The tensor as the graph file holds it: its numbers, or where they are in the weight file."""

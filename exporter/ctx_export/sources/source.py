@@ -28,6 +28,8 @@ from ctx_runtime.resource_profile import SubNetwork
 _BATCHES = (2, 3)
 """Rows of the two runs that show which dimensions of an output follow the batch and which the length."""
 _MAX_RANK = 8
+_MANY_SEGMENTS = 64
+"""Segments of the longest row that a fusion is proven with; its graph takes any number."""
 
 
 @dataclass(frozen=True)
@@ -154,6 +156,13 @@ class FusionParts:
     segment: Source
     fuse: Source
     finish: Source | None
+
+    def parts(self) -> dict[str, tuple[Source, int]]:
+        """Each part by its file, with the longest input that it is exported for, in tokens or segments."""
+        parts = {self.record.segment: (self.segment, self.window), self.record.fuse: (self.fuse, _MANY_SEGMENTS)}
+        if self.record.finish is not None and self.finish is not None:
+            parts[self.record.finish] = (self.finish, self.window)
+        return parts
 
 
 def make_example(

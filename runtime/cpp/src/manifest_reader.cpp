@@ -25,7 +25,7 @@ constexpr std::array<std::string_view, 4> kRoles{"tokens", "mask", "segment-ids"
 constexpr std::array<std::string_view, 5> kFusions{"concat", "mean", "max", "attention", "learned"};
 constexpr std::array<std::string_view, 2> kShareWeights{"mmap", "off"};
 constexpr std::array<std::string_view, 3> kRopeKinds{"linear", "ntk", "yarn"};
-constexpr std::array<std::string_view, 3> kSourceKinds{"huggingface", "safetensors", "module"};
+constexpr std::array<std::string_view, 4> kSourceKinds{"huggingface", "safetensors", "module", "adaptive"};
 
 template <class Enum>
 Enum read_choice(const Value& value, Words words) {
