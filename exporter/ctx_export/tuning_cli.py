@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import functools
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
 from ctx_export.console import Debug, Json, errors, print_json, progress, read_lengths, stdout
+from ctx_runtime.errors import InputError
 
 if TYPE_CHECKING:
     from ctx_export.tuning_job import TuningReport
@@ -23,6 +24,7 @@ Examples = Annotated[int, typer.Option(help="Examples of each bucket to try them
 Seed = Annotated[int, typer.Option(help="Of the search and the examples.")]
 Storage = Annotated[Path | None, typer.Option(help="SQLite file to go on from; by default OUTPUT.db.")]
 Plot = Annotated[Path | None, typer.Option(help="Also draw quality against latency: a .png, .svg or .pdf.")]
+Runtime = Annotated[str, typer.Option(help="What latency is measured in: onnxruntime or pytorch.")]
 Save = Annotated[bool, typer.Option("--save", help="Keep the choice and its quality in the checkpoint.")]
 
 
@@ -37,16 +39,19 @@ def tune(
     seed: Seed = 0,
     storage: Storage = None,
     plot: Plot = None,
+    runtime: Runtime = "onnxruntime",
     save: Save = False,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
     """Find the fastest good sub-network for each length, and write the resource profile that runs them."""
     with errors(as_json, debug), progress() as on_progress:
-        from ctx_export.tuning_job import TuningJob, run_tuning, save_tuning
+        from ctx_export.tuning_job import LATENCY, TuningJob, run_tuning, save_tuning
 
+        if runtime not in LATENCY:
+            raise InputError(f"latency can't be measured in {runtime!r}", hint=f"--runtime {' or '.join(LATENCY)}")
         edges, kept = read_lengths(by_length, "--by-length"), storage or output.with_suffix(".db")
-        job = TuningJob(checkpoint, data, edges, floor, trials, examples, seed, kept, output)
+        job = TuningJob(checkpoint, data, edges, floor, trials, examples, seed, kept, output, cast(Any, runtime))
         report = run_tuning(job, on_trial=functools.partial(on_progress, "tune"))
         if plot is not None:
             from ctx_export.quality_plot import plot_trials
@@ -73,4 +78,6 @@ def _print(report: TuningReport) -> None:
         f"{report.job.output}: the fastest with at least {report.job.floor:g} of the full network's quality",
         soft_wrap=True,
     )
-    stdout.print(f"latency: {LATENCY}; {len(report.trials)} trials in {report.job.storage}", soft_wrap=True)
+    stdout.print(
+        f"latency: {LATENCY[report.job.runtime]}; {len(report.trials)} trials in {report.job.storage}", soft_wrap=True
+    )

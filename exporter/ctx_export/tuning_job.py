@@ -5,22 +5,41 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from ctx_export.evaluation_job import read_dataset
 from ctx_export.planned_profile import DEFAULTS, overlap_for, write_profile
+from ctx_export.sources.adaptive import load_adaptive
+from ctx_export.subnetwork_latency import OrtLatency
 from ctx_models.checkpoint import Checkpoint, load_model, save_model
 from ctx_models.config import AdaptiveConfig
 from ctx_models.data import Dataset
 from ctx_models.evaluation import FULL, QualityRow, QualityTable, evaluate
+from ctx_models.heads import TaskModel
 from ctx_models.subnetwork import LengthPolicy
-from ctx_models.tuning import Latency, OnTrial, Search, SearchSpace, Trial, choose, in_segments, torch_latency, tune
+from ctx_models.tuning import (
+    Latency,
+    OnTrial,
+    Search,
+    SearchSpace,
+    Trial,
+    choose,
+    in_segments,
+    torch_latency,
+    tune,
+    with_segment,
+)
 from ctx_runtime.errors import InputError
 from ctx_runtime.resource_profile import BucketEntry, ResourceProfile, SubNetwork
 
-LATENCY = "PyTorch, one row, median of 5 runs"
+LatencyRuntime = Literal["onnxruntime", "pytorch"]
+LATENCY: Mapping[LatencyRuntime, str] = {
+    "onnxruntime": "ONNX Runtime, one row, median of 5 runs",
+    "pytorch": "PyTorch, one row, median of 5 runs",
+}
 """How latency is measured."""
 
 
@@ -38,6 +57,7 @@ class TuningJob:
         seed: of the search and of the examples.
         storage: the SQLite file of the search; it goes on where it was left.
         output: the resource profile to write, a `.yaml`; named after the file.
+        runtime: what latency is measured in.
     """
 
     checkpoint: Path
@@ -49,6 +69,7 @@ class TuningJob:
     seed: int
     storage: Path
     output: Path
+    runtime: LatencyRuntime
 
 
 @dataclass(frozen=True)
@@ -79,7 +100,7 @@ class TuningReport:
     def to_json(self) -> dict[str, Any]:
         """As JSON values."""
         return {
-            "latency": LATENCY,
+            "latency": LATENCY[self.job.runtime],
             "trials": [dataclasses.asdict(trial) | {"subnetwork": str(trial.subnetwork)} for trial in self.trials],
             "policy": self.policy.to_json(),
             "quality": self.quality.to_json(),
@@ -98,8 +119,8 @@ def run_tuning(job: TuningJob, *, on_trial: OnTrial | None = None) -> TuningRepo
         raise InputError(f"{job.output} does not end in .yaml", hint="a resource profile's file does")
     checkpoint = load_model(job.checkpoint)
     data = read_dataset(checkpoint, job.data)
-    search = Search(job.trials, job.examples, job.seed, job.storage, _identity(job.checkpoint, data))
-    latency = torch_latency(checkpoint.model)
+    search = Search(job.trials, job.examples, job.seed, job.storage, _identity(job, data))
+    latency = _latency(job, checkpoint.model)
     trials = tune(
         checkpoint.model,
         data,
@@ -117,10 +138,14 @@ def run_tuning(job: TuningJob, *, on_trial: OnTrial | None = None) -> TuningRepo
 
 
 def save_tuning(folder: Path, report: TuningReport) -> None:
-    """Write the chosen policy and its quality into the checkpoint in `folder`."""
+    """Write the chosen policy, its quality and its segment length into the checkpoint in `folder`."""
     checkpoint = load_model(folder)
+    model = checkpoint.model
+    if model.config.segment:
+        segment = dataclasses.replace(model.config.segment, length=report.policy.steps[-1][0])
+        model.config = dataclasses.replace(model.config, segment=segment)
     save_model(
-        checkpoint.model,
+        model,
         folder,
         policy=report.policy,
         tokenizer=checkpoint.tokenizer,
@@ -142,10 +167,17 @@ def _measure(checkpoint: Checkpoint, data: Dataset, policy: LengthPolicy, latenc
     return dataclasses.replace(table, rows=tuple(map(timed, table.rows)))
 
 
-def _identity(folder: Path, data: Dataset) -> str:
+def _latency(job: TuningJob, model: TaskModel) -> Latency:
+    if job.runtime == "pytorch":
+        return torch_latency(model)
+    longest = max(end for end in with_segment(job.edges, model.config) if end <= model.config.max_length)
+    return OrtLatency(load_adaptive(job.checkpoint, task=None, name=None), longest)
+
+
+def _identity(job: TuningJob, data: Dataset) -> str:
     """Of the weights, the examples and how latency is measured."""
-    with (folder / "model.safetensors").open("rb") as weights:
-        return f"{hashlib.file_digest(weights, 'sha256').hexdigest()} {data.sha256} {LATENCY}"
+    with (job.checkpoint / "model.safetensors").open("rb") as weights:
+        return f"{hashlib.file_digest(weights, 'sha256').hexdigest()} {data.sha256} {LATENCY[job.runtime]}"
 
 
 def _profile(job: TuningJob, policy: LengthPolicy, config: AdaptiveConfig) -> ResourceProfile:

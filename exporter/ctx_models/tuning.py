@@ -133,7 +133,7 @@ def tune(
         ModelError: edges that do not ascend or that the model does not take, a bucket without examples, storage of
             another search, or optuna is missing.
     """
-    edges = _with_segment(edges, model.config)
+    edges = with_segment(edges, model.config)
     found: list[Trial] = []
     for index, (start, end) in enumerate(zip([1, *(edge + 1 for edge in edges)], edges, strict=False)):
         examples = _draw(data, start, end, search)
@@ -148,6 +148,23 @@ def tune(
                 on_trial(index * search.trials + done + 1, len(edges) * search.trials)
         found += [_read(trial, model.config, end) for trial in _finished(study)]
     return found
+
+
+def with_segment(edges: Sequence[int], config: AdaptiveConfig) -> tuple[int, ...]:
+    """The edges with the model's segment length among them, where they go beyond it.
+
+    Raises:
+        ModelError: they do not ascend, or go beyond what a model without segments takes.
+    """
+    if not edges or edges[0] < 1 or any(later <= earlier for earlier, later in itertools.pairwise(edges)):
+        raise ModelError(f"the edges of length buckets ascend from 1, not {', '.join(map(str, edges)) or 'nothing'}")
+    if config.segment is None and edges[-1] > config.max_length:
+        raise ModelError(
+            f"a bucket of {edges[-1]} tokens is longer than the model takes, {config.max_length}",
+            hint="longer inputs run in segments: leave the edge out",
+        )
+    own = {config.segment.length} if config.segment and config.segment.length < edges[-1] else set()
+    return tuple(sorted({*edges, *own}))
 
 
 def pareto_front(trials: Sequence[Trial]) -> list[Trial]:
@@ -214,19 +231,6 @@ def in_segments(model: TaskModel, length: int) -> Iterator[None]:
 def _fastest(trials: Sequence[Trial], floor: float, full: Trial | None = None) -> Trial:
     needed = floor * (full or trials[0]).quality
     return min((trial for trial in trials if trial.quality >= needed), key=lambda trial: trial.latency_ms)
-
-
-def _with_segment(edges: Sequence[int], config: AdaptiveConfig) -> tuple[int, ...]:
-    """The edges with the model's segment length among them, where they go beyond it."""
-    if not edges or edges[0] < 1 or any(later <= earlier for earlier, later in itertools.pairwise(edges)):
-        raise ModelError(f"the edges of length buckets ascend from 1, not {', '.join(map(str, edges)) or 'nothing'}")
-    if config.segment is None and edges[-1] > config.max_length:
-        raise ModelError(
-            f"a bucket of {edges[-1]} tokens is longer than the model takes, {config.max_length}",
-            hint="longer inputs run in segments: leave the edge out",
-        )
-    own = {config.segment.length} if config.segment and config.segment.length < edges[-1] else set()
-    return tuple(sorted({*edges, *own}))
 
 
 def _draw(data: Dataset, start: int, end: int, search: Search) -> Dataset:

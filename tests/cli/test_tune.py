@@ -37,8 +37,8 @@ def tagger(tmp_path_factory):
 
 
 def command(folder, *arguments):
-    line = ["tune", folder / "ner", "--data", folder / "valid.txt", "--by-length", "4,8", "--trials", 3, *arguments]
-    return CliRunner().invoke(cli.app, list(map(str, line)))
+    line = ["tune", folder / "ner", "--data", folder / "valid.txt", "--by-length", "4,8", "--trials", 3]
+    return CliRunner().invoke(cli.app, [*map(str, line), "--runtime", "pytorch", *map(str, arguments)])
 
 
 def test_the_profile_is_one_that_build_takes(tagger, tmp_path):
@@ -70,6 +70,7 @@ def test_it_goes_on_and_saves_the_choice(tagger, tmp_path):
         (["-o", "ner.txt"], "does not end in .yaml"),
         (["-o", "ner.yaml", "--by-length", "8,4"], "ascend"),
         (["-o", "ner.yaml", "--by-length", "1,4"], "no example of 1..1 tokens"),
+        (["-o", "ner.yaml", "--runtime", "fortran"], "can't be measured in 'fortran'"),
         (["-o", "ner.yaml", "--storage", "missing/folder.db"], "can't be used as storage"),
     ],
 )
