@@ -58,7 +58,8 @@ def test_the_wheel_holds_the_packages_and_the_profiles_and_nothing_else(wheel: P
     assert {f"{package}/py.typed" for package in ("ctx_export", "ctx_models", "ctx_runtime")} <= files
     shipped = {path.name for path in (ROOT / "profiles").glob("*.yaml")}
     assert {Path(name).name for name in files if name.endswith(".yaml")} == shipped
-    assert {Path(name).suffix for name in files} == {".py", ".typed", ".yaml"}
+    assert {name for name in files if name.endswith(".j2")} == {"ctx_export/templates/report.html.j2"}
+    assert {Path(name).suffix for name in files} == {".py", ".typed", ".yaml", ".j2"}
 
 
 def test_the_shipped_profiles_are_found_by_name_in_the_wheel(wheel: Path, tmp_path: Path) -> None:

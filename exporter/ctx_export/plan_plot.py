@@ -65,7 +65,7 @@ def _draw_lengths(axes: Axes, plan: Plan) -> None:
     )
     axes.set(xlabel="length in tokens", ylabel="inputs", xlim=(0, ends[-1] * 1.01), ylim=(0, high))
     axes.set_title(f"{plan.inputs:,} inputs in {plan.count} buckets", loc="left", color=_INK)
-    axes.legend(frameon=False, loc="center right")
+    axes.legend(edgecolor="none", framealpha=1, loc="center right")
     axes.spines[["top", "right"]].set_visible(False)
 
 

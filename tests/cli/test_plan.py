@@ -1,4 +1,5 @@
 import json
+import re
 
 import pytest
 from typer.testing import CliRunner
@@ -81,6 +82,13 @@ def test_bad_input_is_one_line_a_hint_and_exit_2(plan, arguments, message) -> No
 def test_traffic_that_is_not_there_is_named(plan) -> None:
     result = plan(traffic="absent.csv")
     assert result.exit_code == 2 and "absent.csv can't be read" in result.stderr
+
+
+def test_the_document_shows_what_the_command_prints(plan) -> None:
+    text = (MOBY_DICK.parents[2] / "docs/planning.md").read_text()
+    shown = re.search(r"^ms an input.*?\n\n", text, flags=re.MULTILINE | re.DOTALL)[0]
+    printed = [line.split() for line in plan().stdout.splitlines()]
+    assert all(line.split() in printed for line in shown.splitlines())
 
 
 def test_help_has_an_example(plan) -> None:
