@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import onnx_ir as ir
@@ -40,6 +41,16 @@ class DecoderShape:
     head_size: int
     vocab_size: int
     windows: tuple[int | None, ...]
+
+    def to_json(self) -> str:
+        """Text that `from_json` reads."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> DecoderShape:
+        """Read what `to_json` wrote."""
+        values = json.loads(text)
+        return cls(**values | {"windows": tuple(values["windows"])})
 
 
 @dataclass(frozen=True)

@@ -2,17 +2,33 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
+import torch
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from ctx_export.decoding.operators import INV_FREQ
 from ctx_runtime.errors import ExportError
 from ctx_runtime.resource_profile import RopeScaling
+
+
+@contextlib.contextmanager
+def rescaled(model: Any, scaling: RopeScaling) -> Iterator[None]:  # noqa: ANN401 (transformers has no types)
+    """Let the PyTorch model itself compute with the frequencies of `scaling`."""
+    rotary = next(module for module in model.modules() if hasattr(module, INV_FREQ))
+    inv_freq, factor = _tables(model.config, scaling)
+    before = rotary.inv_freq, rotary.attention_scaling
+    rotary.inv_freq, rotary.attention_scaling = torch.from_numpy(inv_freq), factor
+    try:
+        yield
+    finally:
+        rotary.inv_freq, rotary.attention_scaling = before
 
 
 def rescale(graph: ir.Model, config: Any, scaling: RopeScaling) -> ir.Model:  # noqa: ANN401 (transformers has no types)

@@ -10,6 +10,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 DecoderForm = Literal["attention", "gqa"]
 """The form of decoder graphs: standard operators, or ONNX Runtime's `com.microsoft.GroupQueryAttention`."""
+GREEDY_TOKENS = 16
+"""The last tokens of a golden text, each the one that PyTorch finds most likely after those before it."""
 TokenId = Annotated[int, Field(ge=0, lt=1 << 31)]
 _Path = Annotated[str, Field(min_length=1, max_length=512)]
 _Dim = int | Literal["batch", "length", "capacity"]

@@ -1,0 +1,96 @@
+"""The precision of a decoder graph: the numbers it computes with, its weights and its cache."""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+
+from ctx_export.decoding.blocks import quantise_blocks
+from ctx_export.heads import dims_of, given
+from ctx_export.narrowing import narrow
+from ctx_export.quantising import quantise_weights
+from ctx_runtime.decoder import DecoderForm
+from ctx_runtime.errors import ExportError
+from ctx_runtime.manifest import Tolerance
+from ctx_runtime.resource_profile import Precision
+
+TOLERANCES: dict[Precision, Tolerance] = {
+    "fp32": Tolerance(max_abs=1e-3, min_cosine=0.99999),
+    "fp16": Tolerance(max_abs=2e-1, min_cosine=0.999),
+    "int8": Tolerance(max_abs=4.0, min_cosine=0.98),
+    "int4": Tolerance(max_abs=16.0, min_cosine=0.7),
+}
+"""What counts as the same logits as PyTorch's in float32, by precision."""
+
+
+def convert(graph: ir.Model, precision: Precision, *, form: DecoderForm) -> ir.Model:
+    """`graph`, in float32, at another precision; it stays as it is, and the new graph shares what did not change.
+
+    `fp16` computes, and keeps its cache, in 16 bits; logits stay float32. `int8` and `int4` store the weights of
+    matrix products, the head's too, in blocks of 8 or 4 bits: for ONNX Runtime's MatMulNBits in the form `gqa`,
+    behind a DequantizeLinear in the form `attention`. Embeddings stay float32.
+
+    Raises:
+        ExportError: bf16, which no cache on the host can hold.
+    """
+    if precision == "bf16":
+        raise ExportError("a decoder has no precision bf16", hint="take fp16")
+    if precision == "fp16":
+        return _with_narrow_cache(narrow(graph, ir.DataType.FLOAT16))
+    if precision == "fp32":
+        return graph
+    graph = _untie(graph)
+    bits: int = 8 if precision == "int8" else 4
+    if form == "gqa":
+        return quantise_blocks(graph, bits=8 if bits == 8 else 4)
+    return quantise_weights(graph, bits=8 if bits == 8 else 4)
+
+
+def _untie(graph: ir.Model) -> ir.Model:
+    """`graph` with plain MatMuls in the place of Gemms, whose weights may be embeddings too."""
+    model = graph.clone()
+    gemms = [node for node in model.graph if node.op_type == "Gemm" and given(node.inputs[1]).is_initializer()]
+    for gemm in gemms:
+        weight = given(gemm.inputs[1])
+        if gemm.attributes.get_int("transB", 0):
+            weight = _transposed(model.graph, weight)
+        output = gemm.outputs[0]
+        product = ir.node("MatMul", [gemm.inputs[0], weight])
+        added: list[ir.Node] = [product]
+        if len(gemm.inputs) > 2 and gemm.inputs[2] is not None:
+            added.append(ir.node("Add", [product.outputs[0], gemm.inputs[2]]))
+        for new in added:
+            new.outputs[0].type, new.outputs[0].shape = output.type, output.shape
+        model.graph.insert_before(gemm, added)
+        ir.convenience.replace_all_uses_with(output, added[-1].outputs[0], replace_graph_outputs=True)
+        added[-1].outputs[0].name, output.name = output.name, None
+        model.graph.remove(gemm, safe=True)
+    return model
+
+
+def _transposed(graph: ir.Graph, weight: ir.Value) -> ir.Value:
+    tensor = weight.const_value
+    assert tensor is not None  # noqa: S101 (an initializer)
+    name, shape = f"{weight.name}.transposed", ir.Shape(dims_of(weight)[::-1])
+    lazy = ir.LazyTensor(lambda: ir.Tensor(tensor.numpy().T.copy()), dtype=tensor.dtype, shape=shape, name=name)
+    value = ir.Value(name=name, shape=shape, type=ir.TensorType(tensor.dtype), const_value=lazy)
+    graph.register_initializer(value)
+    return value
+
+
+def _with_narrow_cache(model: ir.Model) -> ir.Model:
+    """Take and give the cache in float16, without the casts at the border that `narrow` has left."""
+    half = ir.TensorType(ir.DataType.FLOAT16)
+    for value in model.graph.inputs:
+        if (value.name or "").startswith("past_"):
+            for widened in value.consumers():
+                ir.convenience.replace_all_uses_with(widened.outputs[0], value)
+                model.graph.remove(widened, safe=True)
+            value.type = half
+    for index, value in enumerate(model.graph.outputs):
+        cast = value.producer()
+        if (value.name or "").startswith("present_") and cast is not None and cast.op_type == "Cast":
+            kept, name = given(cast.inputs[0]), value.name
+            model.graph.outputs[index] = kept
+            model.graph.remove(cast, safe=True)
+            kept.name, kept.shape = name, value.shape
+    return model
