@@ -13,6 +13,7 @@ from ctx_export.bench_report import BenchReport, write_bench
 from ctx_export.console import BundlePath, Debug, Json, errors, print_json, progress, stdout
 from ctx_export.tables import human_bytes, plain_table
 from ctx_export.traffic import read_traffic
+from ctx_runtime.bundle import Bundle
 from ctx_runtime.errors import InputError
 
 EPILOG = "Example: [bold]ctx-export bench minilm.bundle --traffic lengths.txt -o bench.json[/]"
@@ -42,7 +43,7 @@ def bench(
 
         histogram = None if traffic is None else read_traffic(traffic)
         report = run_bench(
-            bundle, lengths=_numbers(lengths), seconds=seconds, traffic=histogram, inputs=inputs,
+            Bundle.open(bundle), lengths=_numbers(lengths), seconds=seconds, traffic=histogram, inputs=inputs,
             on_progress=on_progress,
         )  # fmt: skip
         if output is not None:

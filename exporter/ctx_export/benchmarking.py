@@ -17,6 +17,7 @@ import numpy as np
 import onnxruntime as ort
 
 from ctx_export.bench_report import BenchReport, LatencyRow, Opening, Sizes, Throughput
+from ctx_export.reports import Progress
 from ctx_runtime import Runtime, __version__
 from ctx_runtime.backends.onnxruntime import PROVIDERS, session_options
 from ctx_runtime.bucket import find_bucket
@@ -27,24 +28,23 @@ from ctx_runtime.histogram import LengthHistogram
 from ctx_runtime.manifest import BucketRecord
 
 Feeds = dict[str, np.ndarray]
-OnProgress = Callable[[str, int, int], None]
 
 _MIN_ROUNDS, _MAX_ROUNDS, _TRAFFIC_ROUNDS = 10, 500, 3
 
 
 def bench(
-    bundle: str | os.PathLike[str],
+    bundle: Bundle,
     *,
     lengths: Sequence[int] = (),
     seconds: float = 2.0,
     traffic: LengthHistogram | None = None,
     inputs: int = 200,
-    on_progress: OnProgress | None = None,
+    on_progress: Progress | None = None,
 ) -> BenchReport:
     """Measure a bundle.
 
     Args:
-        bundle: its folder.
+        bundle: an opened bundle.
         lengths: in tokens; by default powers of two from 8, and the end of every bucket.
         seconds: how long each length is measured, at least 10 rounds.
         traffic: lengths of real inputs, for the throughput.
@@ -52,18 +52,19 @@ def bench(
         on_progress: told `("bench", done, total)`.
 
     Raises:
-        BundleError: the folder is not a sound bundle.
-        InputError: the bundle has no golden vectors to take inputs from, or a length is beyond its buckets.
+        InputError: the bundle generates text, has no golden vectors to take inputs from, or a length is beyond its
+            buckets.
         BackendError: a bucket can't run here.
     """
-    opened = Bundle.open(bundle)
-    manifest = opened.manifest
+    manifest = bundle.manifest
+    if manifest.decoder is not None:
+        raise InputError(f"{manifest.name} generates text", hint="bench measures models that take an input at once")
     chosen = sorted(set(lengths)) or _usual_lengths(manifest.buckets)
     if chosen[0] < 1 or chosen[-1] > manifest.max_length:
         raise InputError(f"a length is not in 1..{manifest.max_length}, what the buckets hold")
-    sampler = InputSampler(opened)
+    sampler = InputSampler(bundle)
     rows: list[LatencyRow] = []
-    with Runtime.open(opened) as runtime:
+    with Runtime.open(bundle) as runtime:
         for done, length in enumerate(chosen):
             if on_progress is not None:
                 on_progress("bench", done, len(chosen) + 2)
@@ -78,8 +79,8 @@ def bench(
         threads=manifest.buckets[-1].threads or os.cpu_count() or 1,
         latency=tuple(rows),
         throughput=throughput,
-        opening=_opening(opened, sampler),
-        sizes=_sizes(opened),
+        opening=_opening(bundle, sampler),
+        sizes=_sizes(bundle),
     )
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 
 from ctx_export.boundaries import Boundaries, MemoryLimit, best_boundaries
 from ctx_export.costs import AnalyticLatency, CostModel, TrafficCost
+from ctx_export.reports import Progress
 from ctx_runtime.errors import InputError
 from ctx_runtime.histogram import LengthHistogram
 from ctx_runtime.segmenting import plan_segments
@@ -182,7 +183,7 @@ def plan_buckets(
     min_gain: float = 0.02,
     resamples: int = 0,
     seed: int = 0,
-    on_progress: Callable[[str, int, int], None] | None = None,
+    on_progress: Progress | None = None,
 ) -> Plan:
     """The cheapest buckets for traffic, as many as pay.
 
@@ -266,7 +267,7 @@ def _stability(
     min_gain: float,
     resamples: int,
     seed: int,
-    on_progress: Callable[[str, int, int], None] | None,
+    on_progress: Progress | None,
 ) -> Stability:
     rng = np.random.default_rng(seed)
     most, count, inputs = budget.most_buckets(), len(chosen.ends), int(cost.counts.sum())

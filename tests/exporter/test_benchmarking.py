@@ -1,3 +1,4 @@
+import dataclasses
 import sys
 
 import numpy as np
@@ -6,6 +7,7 @@ import pytest
 from ctx_export.bench_report import read_bench, write_bench
 from ctx_export.benchmarking import InputSampler, bench
 from ctx_runtime.bundle import Bundle
+from ctx_runtime.decoder import DecoderRecord
 from ctx_runtime.errors import InputError
 from ctx_runtime.histogram import LengthHistogram
 from tests.fixtures.bundles import rehash, write_tiny_bundle
@@ -13,7 +15,7 @@ from tests.fixtures.bundles import rehash, write_tiny_bundle
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory):
-    return write_tiny_bundle(tmp_path_factory.mktemp("bench") / "tiny.bundle")
+    return Bundle.open(write_tiny_bundle(tmp_path_factory.mktemp("bench") / "tiny.bundle"))
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +46,7 @@ def test_opening_is_measured_in_fresh_processes(report) -> None:
 
 
 def test_sizes_are_those_of_the_files(report, bundle) -> None:
-    files = {file.path: file.bytes for file in Bundle.open(bundle).manifest.files}
+    files = {file.path: file.bytes for file in bundle.manifest.files}
     assert report.sizes.weights_bytes == files["graphs/weights.bin"]
     buckets = sum(size for path, size in files.items() if "ctx-" in path)
     assert report.sizes.bucket_bytes == buckets // 2
@@ -57,7 +59,7 @@ def test_the_planner_takes_what_is_written(report, tmp_path) -> None:
 
 
 def test_a_row_is_made_of_golden_inputs(bundle) -> None:
-    sampler = InputSampler(Bundle.open(bundle))
+    sampler = InputSampler(bundle)
     short, long = sampler.feeds(5)["input_ids"], sampler.feeds(100)["input_ids"]
     assert short.shape == (1, 5) and long.shape == (1, 100) and set(sampler.feeds(5)) == {"input_ids"}
     assert np.array_equal(long[0, :5], short[0]) and np.array_equal(long[0, 48:53], short[0]) and long.min() >= 0
@@ -69,13 +71,19 @@ def test_lengths_beyond_the_buckets_are_refused(bundle, lengths) -> None:
         bench(bundle, lengths=lengths)
 
 
+def test_a_model_that_generates_text_is_refused(bundle) -> None:
+    manifest = bundle.manifest.model_copy(update={"decoder": DecoderRecord.model_construct()})
+    with pytest.raises(InputError, match="tiny generates text"):
+        bench(dataclasses.replace(bundle, manifest=manifest))
+
+
 def test_a_bundle_without_golden_vectors_has_no_inputs(tmp_path) -> None:
     root = write_tiny_bundle(tmp_path / "bare.bundle", bucket_fields={"golden": None})
     for path in root.glob("parity/*.npz"):
         path.unlink()
     rehash(root)
     with pytest.raises(InputError, match="no golden vectors"):
-        bench(root)
+        bench(Bundle.open(root))
 
 
 @pytest.mark.parametrize(
