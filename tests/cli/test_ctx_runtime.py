@@ -73,7 +73,9 @@ def test_arrays_come_from_an_npz(command, bundle, tmp_path):
 def test_explain_prints_one_object(command, bundle, length):
     status, out, _ = command("explain", bundle, "--length", length, "--json")
     answer = json.loads(out)
-    assert status == 0 and set(answer) == {"length", "bucket", "backend", "segments", "reason"}
+    assert status == 0 and set(answer) == {
+        "length", "bucket", "network", "backend", "segments", "metric", "quality", "reason",
+    }  # fmt: skip
     assert answer["bucket"] == ("ctx-16" if length == 16 else "ctx-48")
 
 

@@ -46,12 +46,13 @@ def test_the_bundle_is_proven_at_every_edge(built):
 
 def test_the_json_is_what_scripts_rely_on(built):
     answer = built.to_json()
-    assert {"bundle", "buckets", "weights_bytes", "bundle_bytes", "parity", "seconds", "cached"} == set(answer)
+    assert {"bundle", "buckets", "weights_bytes", "bundle_bytes", "parity", "seconds", "cached", "notes"} == set(answer)
     assert answer["buckets"][0] == {
         "name": "ctx-16",
         "min_length": 1,
         "max_length": 16,
         "precision": "fp32",
+        "network": "fp32",
         "graph": "graphs/ctx-16.onnx",
     }
     assert {"export", "specialise", "engines", "parity", "total"} <= set(answer["seconds"])

@@ -200,7 +200,7 @@ Result<Bundle> open_bundle(const Path& path, Verify verify) {
     if (bucket.golden) CTXRT_CHECK(read_golden(bundle.path(*bucket.golden), bundle.manifest));
   }
   if (const auto& fusion = bundle.manifest.fusion; fusion && fusion->golden) {
-    CTXRT_CHECK(read_golden(bundle.path(*fusion->golden), bundle.manifest));
+    CTXRT_CHECK(read_golden(bundle.path(*fusion->golden), bundle.manifest, bundle.manifest.max_length() + 1));
   }
   if (verify == Verify::full) CTXRT_CHECK(bundle.weights_checked());
   return bundle;

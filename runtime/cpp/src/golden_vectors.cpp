@@ -47,7 +47,8 @@ std::int64_t size_of(const Tensors& arrays, const std::string& name, std::size_t
 }
 
 // One case, whose arrays are taken away.
-Result<GoldenCase> take_case(Tensors& arrays, const std::string& prefix, const Manifest& manifest) {
+Result<GoldenCase> take_case(Tensors& arrays, const std::string& prefix, const Manifest& manifest,
+                             std::int64_t shortest) {
   const auto first = std::find_if(manifest.inputs.begin(), manifest.inputs.end(),
                                   [](const auto& spec) { return spec.length_axis().has_value(); });
   const std::string shown = text(prefix, ".in.", first->name), positions = prefix + ".positions";
@@ -58,7 +59,7 @@ Result<GoldenCase> take_case(Tensors& arrays, const std::string& prefix, const M
     CTXRT_ASSIGN(one.inputs[spec.name],
                  take(arrays, text(prefix, ".in.", spec.name), spec.dtype, sized(spec, batch, one.padded_to)));
   }
-  CTXRT_ASSIGN(one.lengths, take_numbers(arrays, prefix + ".lengths", batch, 1, one.padded_to));
+  CTXRT_ASSIGN(one.lengths, take_numbers(arrays, prefix + ".lengths", batch, shortest, one.padded_to));
   std::int64_t stored = one.padded_to;
   if (arrays.contains(positions)) {
     stored = size_of(arrays, positions, 0);
@@ -74,10 +75,10 @@ Result<GoldenCase> take_case(Tensors& arrays, const std::string& prefix, const M
   return one;
 }
 
-Result<std::vector<GoldenCase>> take_cases(Tensors arrays, const Manifest& manifest) {
+Result<std::vector<GoldenCase>> take_cases(Tensors arrays, const Manifest& manifest, std::int64_t shortest) {
   std::vector<GoldenCase> cases;
   while (!arrays.empty() || cases.empty()) {
-    CTXRT_ASSIGN(auto one, take_case(arrays, text("case", cases.size()), manifest));
+    CTXRT_ASSIGN(auto one, take_case(arrays, text("case", cases.size()), manifest, shortest));
     cases.push_back(std::move(one));
   }
   return cases;
@@ -85,9 +86,10 @@ Result<std::vector<GoldenCase>> take_cases(Tensors arrays, const Manifest& manif
 
 }  // namespace
 
-Result<std::vector<GoldenCase>> read_golden(const Path& path, const Manifest& manifest) {
+Result<std::vector<GoldenCase>> read_golden(const Path& path, const Manifest& manifest, std::int64_t shortest) {
   auto arrays = read_npz(path, kMaxBytes);
-  auto cases = arrays ? take_cases(*std::move(arrays), manifest) : Result<std::vector<GoldenCase>>(arrays.error());
+  auto cases =
+      arrays ? take_cases(*std::move(arrays), manifest, shortest) : Result<std::vector<GoldenCase>>(arrays.error());
   if (cases) return cases;
   return bundle_error("golden-syntax",
                       text(path.filename().string(), " is not a plain npz of cases: ", cases.error().message));

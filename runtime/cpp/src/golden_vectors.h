@@ -20,7 +20,7 @@ struct GoldenCase {
   std::optional<std::vector<std::int64_t>> positions;  // token outputs are stored at these only, ascending from 0
 };
 
-// The cases of an npz, at least one, which holds nothing else: `golden-syntax`.
-Result<std::vector<GoldenCase>> read_golden(const Path& path, const Manifest& manifest);
+// The cases of an npz, at least one, which holds nothing else; a row has at least `shortest` tokens. `golden-syntax`.
+Result<std::vector<GoldenCase>> read_golden(const Path& path, const Manifest& manifest, std::int64_t shortest = 1);
 
 }  // namespace ctxrt::core

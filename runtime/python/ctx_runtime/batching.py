@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from ctx_runtime.dispatch import fits_budget
+from ctx_runtime.choosing import fits_budget
 from ctx_runtime.manifest import BucketRecord
 from ctx_runtime.padding import Row
 

@@ -67,8 +67,8 @@ class Bundle:
             if verify == "full":
                 _check_hashes(root, manifest)
             _check_graphs(root, manifest)
-            for golden in _golden_files(manifest):
-                check_golden(root / golden, manifest)
+            for golden, shortest in _golden_files(manifest):
+                check_golden(root / golden, manifest, shortest=shortest)
         except OSError as error:
             raise BundleError("file-missing", f"{error.filename} can't be read: {error.strerror}") from error
         return cls(root, manifest, hashlib.sha256(data).hexdigest())
@@ -171,10 +171,11 @@ def _check_references(manifest: Manifest) -> None:
             raise BundleError("reference", f"{engine.file} serves {min(unknown)!r}, which is not a bucket")
 
 
-def _golden_files(manifest: Manifest) -> Iterator[str]:
-    yield from (bucket.golden for bucket in manifest.buckets if bucket.golden is not None)
+def _golden_files(manifest: Manifest) -> Iterator[tuple[str, int]]:
+    """The golden vectors of buckets and of a fusion, with the tokens that a row has at least."""
+    yield from ((bucket.golden, 1) for bucket in manifest.buckets if bucket.golden is not None)
     if manifest.fusion is not None and manifest.fusion.golden is not None:
-        yield manifest.fusion.golden
+        yield manifest.fusion.golden, manifest.max_length + 1
 
 
 def _referenced_files(manifest: Manifest) -> Iterator[str | None]:

@@ -18,6 +18,7 @@ from ctx_runtime.backends.tensorrt import misfit_here
 from ctx_runtime.bundle import Bundle
 from ctx_runtime.errors import CtxError, InputError
 from ctx_runtime.golden import verify
+from ctx_runtime.manifest import Manifest
 from ctx_runtime.results import Result
 from ctx_runtime.runtime import Runtime
 
@@ -62,6 +63,8 @@ def _parser() -> argparse.ArgumentParser:
     explain = _command(commands, "explain", _explain, "Say where an input would run, and why.", "--length 3000")
     explain.add_argument("--length", type=int, required=True, help="in tokens")
     explain.add_argument("--batch", type=int, default=1, help="rows of this length (default 1)")
+    for command in (run, explain):
+        command.add_argument("--min-quality", type=float, help="the least quality that an input is run with")
     _command(commands, "verify", _verify, "Prove the bundle on this device from its golden vectors.", "")
     return parser
 
@@ -99,13 +102,13 @@ def _inspect(options: argparse.Namespace) -> int:
         ((kind, spec.name, spec.dtype, f"({', '.join(map(str, spec.shape))})") for kind, spec in specs),
     )
     _table(
-        ("bucket", "tokens", "batch", "precision", "backends", "graph"),
+        ("bucket", "tokens", "batch", "network", "backends", "graph"),
         (
             (
                 bucket.name,
                 f"{bucket.min_length}..{bucket.max_length}",
                 f"{bucket.batch.min}..{bucket.batch.max}",
-                bucket.precision,
+                bucket.network,
                 ", ".join(bucket.backends),
                 bucket.graph,
             )
@@ -120,14 +123,33 @@ def _inspect(options: argparse.Namespace) -> int:
         misfit = misfit_here(engine)
         _print("  fits this machine" if misfit is None else f"  does not fit this machine: {misfit}")
     overflow = manifest.overflow
-    _print(
-        f"longer than {manifest.max_length} tokens: {overflow.policy}, overlap {overflow.overlap}, {overflow.fusion}"
-    )
+    pooling = "fused by the model" if manifest.fusion is not None else overflow.fusion
+    _print(f"longer than {manifest.max_length} tokens: {overflow.policy}, overlap {overflow.overlap}, {pooling}")
+    if manifest.quality:
+        _print_quality(manifest)
     return 0
 
 
+def _print_quality(manifest: Manifest) -> None:
+    _table(
+        ("tokens", "network", "quality", "examples", "ms"),
+        (
+            (
+                f"{record.min_length}..{record.max_length}",
+                record.network,
+                f"{record.metric} {record.value:.4g}",
+                record.examples,
+                "-" if record.latency_ms is None else f"{record.latency_ms:.4g}",
+            )
+            for record in manifest.quality
+        ),
+    )
+    if manifest.min_quality is not None:
+        _print(f"an input runs where the quality at its length is at least {manifest.min_quality:g}")
+
+
 def _run(options: argparse.Namespace) -> int:
-    with Runtime.open(options.bundle) as runtime:
+    with Runtime.open(options.bundle, min_quality=options.min_quality) as runtime:
         results = _results(runtime, options)
     outputs = _gathered(results)
     if options.output is not None:
@@ -155,7 +177,7 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _explain(options: argparse.Namespace) -> int:
-    with Runtime.open(options.bundle) as runtime:
+    with Runtime.open(options.bundle, min_quality=options.min_quality) as runtime:
         explanation = runtime.explain(options.length, batch=options.batch)
     if options.json:
         _print_json(dataclasses.asdict(explanation))

@@ -9,12 +9,11 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 from ctx_runtime.backends import Session
-from ctx_runtime.backends.opening import open_session, session_key
-from ctx_runtime.bucket import find_bucket
+from ctx_runtime.backends.opening import GraphForm, open_session, session_key
 from ctx_runtime.bundle import Bundle
+from ctx_runtime.choosing import Chooser
 from ctx_runtime.errors import BackendError, CtxError, MemoryBudgetError, MissingExtraError
 from ctx_runtime.manifest import BucketRecord
-from ctx_runtime.parity import Form
 from ctx_runtime.resource_profile import BackendName, ShareWeights
 
 
@@ -53,48 +52,6 @@ class Slot:
             self.users -= 1
 
 
-def fits_budget(bucket: BucketRecord, form: Form, batch: int, length: int) -> bool:
-    """Whether the memory budget of `bucket` takes `batch` rows of `length` tokens in a graph of `form`."""
-    if bucket.memory_budget is None:
-        return True
-    activation = bucket.activation if form == "unmasked" else bucket.masked_activation
-    return activation.bytes_for(batch, length) <= bucket.memory_budget
-
-
-def choose_bucket(buckets: Sequence[BucketRecord], length: int, batch: int = 1) -> tuple[BucketRecord, str]:
-    """The smallest bucket that holds `length` tokens and whose memory budget takes them, with the reason.
-
-    Raises:
-        MemoryBudgetError: buckets are long enough, but none may take so much memory.
-        ValueError: no bucket is long enough.
-    """
-    first = find_bucket(buckets, length)
-    if first is None:
-        raise ValueError(f"no bucket holds {length} tokens")
-    for bucket in buckets[first:]:
-        if fits_budget(bucket, "unmasked", batch, length):
-            reason = f"{length} tokens fit {bucket.min_length}..{bucket.max_length}"
-            if bucket is not buckets[first]:
-                reason = f"{length} tokens need more memory in {buckets[first].name} than its budget"
-            return bucket, reason
-    raise MemoryBudgetError(
-        f"{batch} x {length} tokens need more memory than the budget of every bucket that holds them",
-        hint=f"the longest input that fits is {_longest_within_budget(buckets)} tokens",
-    )
-
-
-def _longest_within_budget(buckets: Sequence[BucketRecord]) -> int:
-    """The longest single row that some bucket's budget takes, in tokens; 0 if none."""
-    longest = 0
-    for bucket in buckets:
-        low, high = bucket.min_length - 1, bucket.max_length
-        while low < high:
-            middle = (low + high + 1) // 2
-            low, high = (middle, high) if fits_budget(bucket, "unmasked", 1, middle) else (low, middle - 1)
-        longest = max(longest, low if low >= bucket.min_length else 0)
-    return longest
-
-
 class Dispatcher:
     """Picks buckets and keeps sessions. All methods may be called from several threads.
 
@@ -103,9 +60,11 @@ class Dispatcher:
         backends: overrides each bucket's own order of preference.
         share_weights: map repacked weights, or let each session copy them.
         session_budget: sessions in bytes of private memory; the one used longest ago is closed first.
+        min_quality: the least quality that an input is run with; None: any.
 
     Attributes:
-        choose: `choose_bucket` among the bundle's buckets, with what it said of the last lengths.
+        chooser: chooses among the bundle's buckets.
+        choose: `chooser.choose`, with what it said of the last lengths.
     """
 
     def __init__(
@@ -115,22 +74,24 @@ class Dispatcher:
         backends: Sequence[BackendName] | None,
         share_weights: ShareWeights,
         session_budget: int | None,
+        min_quality: float | None = None,
     ) -> None:
         self._bundle = bundle
         self._backends = tuple(backends) if backends is not None else None
         self._share_weights = share_weights
         self._budget = session_budget
-        self.choose = functools.lru_cache(maxsize=1024)(functools.partial(choose_bucket, bundle.manifest.buckets))
+        self.chooser = Chooser(bundle.manifest.buckets, bundle.manifest.quality, min_quality)
+        self.choose = functools.lru_cache(maxsize=1024)(self.chooser.choose)
         self._lock = threading.Lock()
         self._slots: dict[Hashable, Slot] = {}
         self._failed: dict[Hashable, str] = {}
-        self._keys: dict[tuple[int, Form], list[tuple[BackendName, Hashable]]] = {}
+        self._keys: dict[tuple[int, GraphForm], list[tuple[BackendName, Hashable]]] = {}
         self._clock = 0
         self._closed = False
         self.fallbacks: list[Fallback] = []
         self.evictions = 0
 
-    def session(self, bucket: BucketRecord, form: Form) -> Slot:
+    def session(self, bucket: BucketRecord, form: GraphForm) -> Slot:
         """The session that serves `bucket`, for one `with` block: it stays open inside.
 
         Backends are tried in the order of preference. One that fails is not tried again: the reason is kept in
@@ -165,14 +126,14 @@ class Dispatcher:
         for session in sessions:
             session.close()
 
-    def _new_keys(self, bucket: BucketRecord, form: Form) -> list[tuple[BackendName, Hashable]]:
+    def _new_keys(self, bucket: BucketRecord, form: GraphForm) -> list[tuple[BackendName, Hashable]]:
         """Backends in the order of preference, with the key of the session that serves `bucket` on each."""
         backends = self._backends or bucket.backends
         keys = [(backend, session_key(self._bundle, bucket, form, backend)) for backend in backends]
         self._keys[bucket.max_length, form] = keys
         return keys
 
-    def _enter(self, key: Hashable, bucket: BucketRecord, form: Form, backend: BackendName) -> Slot:
+    def _enter(self, key: Hashable, bucket: BucketRecord, form: GraphForm, backend: BackendName) -> Slot:
         """Count a user into the slot of `key`, whose session is opened by the first who comes."""
         with self._lock:
             self._check_open()
@@ -193,7 +154,7 @@ class Dispatcher:
                 raise
         return slot
 
-    def _open(self, bucket: BucketRecord, form: Form, backend: BackendName) -> Session:
+    def _open(self, bucket: BucketRecord, form: GraphForm, backend: BackendName) -> Session:
         def not_shared(reason: str) -> None:
             self._note_failure(("share", reason), Fallback(bucket.name, backend, reason))
 

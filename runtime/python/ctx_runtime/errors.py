@@ -9,6 +9,8 @@
     ├── ResourceProfileError        a profile file; names file, key and line
     ├── BackendError                a backend that can't open or run a graph or an engine
     ├── MemoryBudgetError           more memory than the resource profile allows
+    ├── TimeBudgetError             more time than the resource profile allows
+    ├── QualityError                no sub-network that is known to be good enough
     ├── MissingExtraError           an optional dependency; the hint is the pip line
     └── BuildError                  the build side
         ├── SourceError             a model that can't be loaded
@@ -92,6 +94,14 @@ class BackendError(CtxError):
 
 class MemoryBudgetError(CtxError):
     """An input needs more memory than the resource profile allows."""
+
+
+class TimeBudgetError(CtxError):
+    """An input needs more time than the resource profile allows."""
+
+
+class QualityError(CtxError):
+    """No bucket is known to answer an input of this length well enough."""
 
 
 class MissingExtraError(CtxError):

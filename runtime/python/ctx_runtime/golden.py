@@ -13,9 +13,14 @@ import numpy as np
 from ctx_runtime.bundle import Bundle
 from ctx_runtime.dispatch import Dispatcher
 from ctx_runtime.errors import BackendError
-from ctx_runtime.manifest import BucketRecord, Manifest
+from ctx_runtime.fusing import Fuser
+from ctx_runtime.manifest import BucketRecord, FusionRecord, Manifest, Tolerance
+from ctx_runtime.padding import RowLayout
 from ctx_runtime.parity import Form, ParityCase, ParityReport, compare
 from ctx_runtime.resource_profile import BackendName
+
+_FUSION = "fusion"
+"""What cases of rows in segments have in the place of a bucket."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +66,31 @@ def verify(
                     cases.append(_run_case(dispatcher, manifest, bucket, case))
             except BackendError as error:
                 unverified[bucket.name] = str(error)
+        if manifest.fusion is not None:
+            try:
+                cases += _run_fusion(bundle, manifest.fusion, dispatcher)
+            except BackendError as error:
+                unverified[_FUSION] = str(error)
     return ParityReport(cases=tuple(cases), unverified=unverified)
+
+
+def _run_fusion(bundle: Bundle, fusion: FusionRecord, dispatcher: Dispatcher) -> list[ParityCase]:
+    """The golden rows in segments, in the place of whose bucket stands `fusion`.
+
+    Raises:
+        BackendError: no backend serves its graphs, or the bundle carries no vectors for it.
+    """
+    if fusion.golden is None:
+        raise BackendError("the bundle carries no golden vectors for it")
+    manifest = bundle.manifest
+    layout = RowLayout(manifest.inputs, manifest.outputs)
+    fuser = Fuser(manifest, fusion, dispatcher, layout)
+    cases: list[ParityCase] = []
+    for case in read_golden(bundle.path(fusion.golden), manifest):
+        rows, _ = layout.read(case.inputs)
+        actual = layout.join([fuser.run(row).outputs for row in rows])
+        cases.append(_compare(manifest, case, actual, _FUSION, manifest.buckets[-1].tolerance, "unmasked"))
+    return cases
 
 
 def read_golden(path: Path, manifest: Manifest) -> list[GoldenCase]:
@@ -84,13 +113,28 @@ def _case(arrays: Mapping[str, np.ndarray], prefix: str, manifest: Manifest) -> 
     )
 
 
+def _padded_to(manifest: Manifest, case: GoldenCase) -> int:
+    lengths = (case.inputs[spec.name].shape[axis] for spec in manifest.inputs if (axis := spec.length_axis))
+    return int(max(lengths))
+
+
 def _run_case(dispatcher: Dispatcher, manifest: Manifest, bucket: BucketRecord, case: GoldenCase) -> ParityCase:
-    padded_to = max(case.inputs[spec.name].shape[axis] for spec in manifest.inputs if (axis := spec.length_axis))
-    full = all(length == padded_to for length in case.lengths)
+    full = all(length == _padded_to(manifest, case) for length in case.lengths)
     form: Form = "unmasked" if full and manifest.mask is not None else "masked"
     with dispatcher.session(bucket, form) as session:
         actual = session.run({name: case.inputs[name] for name in session.inputs}, bucket=bucket.name)
-    lengths = case.lengths
+    return _compare(manifest, case, actual, bucket.name, bucket.tolerance, form)
+
+
+def _compare(
+    manifest: Manifest,
+    case: GoldenCase,
+    actual: dict[str, np.ndarray],
+    bucket: str,
+    tolerance: Tolerance,
+    form: Form,
+) -> ParityCase:
+    lengths, padded_to = case.lengths, _padded_to(manifest, case)
     if case.positions is not None:
         lengths = tuple(int(np.searchsorted(case.positions, length)) for length in case.lengths)
         for spec in manifest.outputs:
@@ -100,10 +144,10 @@ def _run_case(dispatcher: Dispatcher, manifest: Manifest, bucket: BucketRecord, 
         case.outputs,
         actual,
         outputs=manifest.outputs,
-        bucket=bucket.name,
+        bucket=bucket,
         form=form,
         lengths=lengths,
         padded_to=padded_to,
-        tolerance=bucket.tolerance,
+        tolerance=tolerance,
     )
     return measured.model_copy(update={"lengths": case.lengths})

@@ -36,8 +36,13 @@ class _Header:
     shape: tuple[int, ...]
 
 
-def check_golden(path: Path, manifest: Manifest) -> None:
+def check_golden(path: Path, manifest: Manifest, *, shortest: int = 1) -> None:
     """Check that numpy can read all of the npz at `path`, and that it holds at least one case and nothing else.
+
+    Args:
+        path: the file.
+        manifest: says which arrays a case has.
+        shortest: tokens that a row has at least.
 
     Raises:
         BundleError: `golden-syntax`.
@@ -47,7 +52,7 @@ def check_golden(path: Path, manifest: Manifest) -> None:
         with np.load(path, allow_pickle=False) as arrays:
             case = 0
             while headers or case == 0:
-                _check_case(f"case{case}", headers, arrays, manifest)
+                _check_case(f"case{case}", headers, arrays, manifest, shortest)
                 case += 1
     except (ValueError, zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, RuntimeError) as error:
         message = " ".join(str(error).split())
@@ -94,7 +99,9 @@ def _read_header(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> _Header:
     return _Header(dtype, shape)
 
 
-def _check_case(case: str, headers: dict[str, _Header], arrays: Mapping[str, np.ndarray], manifest: Manifest) -> None:
+def _check_case(
+    case: str, headers: dict[str, _Header], arrays: Mapping[str, np.ndarray], manifest: Manifest, shortest: int
+) -> None:
     """Check one case, and take the headers of its arrays away."""
     first = next(spec for spec in manifest.inputs if spec.length_axis is not None)
     found = headers.get(f"{case}.in.{first.name}")
@@ -103,7 +110,7 @@ def _check_case(case: str, headers: dict[str, _Header], arrays: Mapping[str, np.
     for spec in manifest.inputs:
         _take(f"{case}.in.{spec.name}", spec.dtype, _sized(spec, batch, longest), headers)
     _take(f"{case}.lengths", "int64", (batch,), headers)
-    _check_numbers(arrays[f"{case}.lengths"], f"{case}.lengths", 1, longest)
+    _check_numbers(arrays[f"{case}.lengths"], f"{case}.lengths", shortest, longest)
     stored = longest
     if f"{case}.positions" in headers:
         stored = bounded_product(headers[f"{case}.positions"].shape)

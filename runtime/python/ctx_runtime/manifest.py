@@ -174,6 +174,11 @@ class QualityRecord(_Model):
     examples: Annotated[int, Field(ge=1)]
     latency_ms: Milliseconds | None
 
+    @property
+    def network(self) -> str:
+        """The sub-network in words, `l3-h6`; `full` for all of it."""
+        return "full" if self.subnetwork is None else "-".join(self.subnetwork.parts()) or "full"
+
     @model_validator(mode="after")
     def _check_order(self) -> QualityRecord:
         if self.min_length > self.max_length:

@@ -75,6 +75,14 @@ class SubNetwork(_Model):
     ffn: Annotated[int, Field(ge=1, le=1 << 20)] | None = None
     position_resolution: RopeScaling | None = None
 
+    def parts(self) -> list[str]:
+        """What it is not all of, in words: `["l3", "h6", "yarn2"]`."""
+        numbers = (("l", self.layers), ("h", self.heads), ("f", self.ffn))
+        parts = [f"{key}{value}" for key, value in numbers if value]
+        if self.position_resolution:
+            parts.append(f"{self.position_resolution.kind}{self.position_resolution.factor:g}")
+        return parts
+
 
 class BatchRange(_Model):
     """Batch sizes that a bucket must take: `min <= opt <= max`."""
@@ -152,13 +160,7 @@ class BucketPlan(Bucket):
     @property
     def network(self) -> str:
         """Names the network and precision that the bucket runs: buckets with the same name share sessions."""
-        if self.subnetwork is None:
-            return self.precision
-        sub = self.subnetwork
-        parts = [f"{key}{value}" for key, value in (("l", sub.layers), ("h", sub.heads), ("f", sub.ffn)) if value]
-        if sub.position_resolution:
-            parts.append(f"{sub.position_resolution.kind}{sub.position_resolution.factor:g}")
-        return "-".join([self.precision, *parts])
+        return self.precision if self.subnetwork is None else "-".join([self.precision, *self.subnetwork.parts()])
 
 
 class ResourceProfile(BucketSettings):

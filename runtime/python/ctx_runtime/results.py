@@ -45,21 +45,35 @@ class Result(NamedTuple):
 
 @dataclass(frozen=True)
 class Explanation:
-    """Where an input of `length` tokens would run, and why."""
+    """Where an input of `length` tokens would run, and why.
+
+    Attributes:
+        network: the precision and sub-network of the bucket.
+        quality: how good that is known to be at this length, in `metric`; both None where nothing is known.
+    """
 
     length: int
     bucket: str
+    network: str
     backend: BackendName
     segments: int
+    metric: str | None
+    quality: float | None
     reason: str
 
 
 @dataclass
 class BucketStats:
-    """What ran through one bucket so far; `tokens` and `padding` are counted in tokens."""
+    """What ran through one bucket so far; `tokens` and `padding` are counted in tokens.
+
+    Attributes:
+        runs: of a graph; every segment of a longer row is one.
+        fused: rows whose segments the model fused itself.
+    """
 
     runs: int = 0
     rows: int = 0
+    fused: int = 0
     tokens: int = 0
     padding: int = 0
     seconds: float = 0.0

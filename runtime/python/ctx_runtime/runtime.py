@@ -16,8 +16,9 @@ from numpy.typing import ArrayLike
 from ctx_runtime.batching import Job, form_batches
 from ctx_runtime.bundle import Bundle
 from ctx_runtime.dispatch import Dispatcher
-from ctx_runtime.errors import InputError, TooLongError
-from ctx_runtime.manifest import Manifest
+from ctx_runtime.errors import InputError, QualityError, TooLongError
+from ctx_runtime.fusing import Fuser
+from ctx_runtime.manifest import BucketRecord, Manifest
 from ctx_runtime.padding import Row, RowLayout
 from ctx_runtime.parity import Form
 from ctx_runtime.resource_profile import BackendName, ShareWeights
@@ -46,17 +47,24 @@ class Runtime:
         share_weights: ShareWeights | None = None,
         session_budget: int | None = None,
         backends: Sequence[BackendName] | None = None,
+        min_quality: float | None = None,
     ) -> None:
         """Use `Runtime.open`, which takes a path."""
         self.bundle = bundle
+        if min_quality is not None and not bundle.manifest.quality:
+            raise QualityError("the bundle has no table of quality", hint="build it from a model that was evaluated")
         self._dispatcher = Dispatcher(
             bundle,
             backends=backends,
             share_weights=share_weights or bundle.manifest.share_weights,
             session_budget=bundle.manifest.session_budget if session_budget is None else session_budget,
+            min_quality=bundle.manifest.min_quality if min_quality is None else min_quality,
         )
         self._layout = RowLayout(bundle.manifest.inputs, bundle.manifest.outputs)
         self._longest = bundle.manifest.max_length
+        fusion = bundle.manifest.fusion
+        fuses = fusion is not None and bundle.manifest.overflow.policy == "segment"
+        self._fuser = Fuser(bundle.manifest, fusion, self._dispatcher, self._layout) if fusion and fuses else None
         self._alone: Form = "masked" if self._layout.mask is None else "unmasked"
         self._tokenizer = Tokenizer(bundle)
         self._names = {bucket.max_length: bucket.name for bucket in bundle.manifest.buckets}
@@ -71,6 +79,7 @@ class Runtime:
         share_weights: ShareWeights | None = None,
         session_budget: int | None = None,
         backends: Sequence[BackendName] | None = None,
+        min_quality: float | None = None,
     ) -> Runtime:
         """Verify a bundle and hold it; graphs are opened on first use.
 
@@ -81,12 +90,21 @@ class Runtime:
             session_budget: bytes of private memory that open sessions may take together; by default what the bundle
                 says.
             backends: in order of preference, for every bucket; by default what each bucket says.
+            min_quality: an input runs in the smallest bucket that is known to be at least this good at its length, in
+                the metric of the bundle's table of quality; by default what the bundle says.
 
         Raises:
             BundleError: the folder is not a sound bundle.
+            QualityError: `min_quality` is given, and the bundle has no table of quality.
         """
         opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
-        return cls(opened, share_weights=share_weights, session_budget=session_budget, backends=backends)
+        return cls(
+            opened,
+            share_weights=share_weights,
+            session_budget=session_budget,
+            backends=backends,
+            min_quality=min_quality,
+        )
 
     def __enter__(self) -> Runtime:
         return self
@@ -112,6 +130,8 @@ class Runtime:
             InputError: a name, dtype, shape or value that the bundle does not take.
             TooLongError: longer than the bundle takes, where its overflow policy is `error`.
             MemoryBudgetError: more memory than the resource profile allows.
+            TimeBudgetError: more time than the resource profile allows.
+            QualityError: no bucket is known to be good enough at this length.
             BackendError: no backend can serve the bucket.
         """
         if isinstance(inputs, (dict, Mapping)):  # a dict is told at once, an abstract class takes its time
@@ -144,16 +164,26 @@ class Runtime:
 
         Raises:
             InputError: a length below 1.
-            TooLongError, MemoryBudgetError, BackendError: as `run` would.
+            TooLongError, MemoryBudgetError, TimeBudgetError, QualityError, BackendError: as `run` would.
         """
         if length < 1 or batch < 1:
             raise InputError(f"expected a length and a batch of at least 1, got {length} and {batch}")
+        if self._fuser is not None and length > self._longest:
+            plan, note = self._fuser.plan(length)
+            return self._explained(length, self._manifest.buckets[-1], self._fuser.backend(), len(plan.segments), note)
         special = self._manifest.special_tokens
         segments, run_length, note = self._overflow(length, len(special.prefix), len(special.suffix))
         bucket, reason = self._dispatcher.choose(run_length, batch if segments is None else 1)
         with self._dispatcher.session(bucket, self._alone) as session:
             count = 1 if segments is None else len(segments.segments)
-            return Explanation(length, bucket.name, session.backend, count, note or reason)
+            return self._explained(length, bucket, session.backend, count, note or reason)
+
+    def _explained(
+        self, length: int, bucket: BucketRecord, backend: BackendName, segments: int, reason: str
+    ) -> Explanation:
+        record = self._dispatcher.chooser.record(bucket, length)
+        metric, quality = (None, None) if record is None else (record.metric, record.value)
+        return Explanation(length, bucket.name, bucket.network, backend, segments, metric, quality, reason)
 
     def stats(self) -> Stats:
         """What ran by bucket, what is open now, and what did not go as the resource profile asked."""
@@ -178,6 +208,8 @@ class Runtime:
 
     def _run_rows(self, rows: Sequence[Row]) -> list[Result]:
         """The result of every row, a batch of one, in order: jobs of all rows are batched together."""
+        if self._fuser is not None and any(row.length > self._longest for row in rows):
+            return self._run_long_rows(self._fuser, rows)
         plans: list[SegmentPlan | None] = []
         jobs: list[Job] = []
         for row in rows:
@@ -194,6 +226,19 @@ class Runtime:
             next(answers) if plan is None else self._fused(row, plan, [next(answers) for _ in plan.segments])
             for row, plan in zip(rows, plans, strict=True)
         ]
+
+    def _run_long_rows(self, fuser: Fuser, rows: Sequence[Row]) -> list[Result]:
+        """The same where some rows are longer than every bucket, and the model fuses their segments."""
+        short = iter(self._run_rows([row for row in rows if row.length <= self._longest]))
+        results: list[Result] = []
+        for row in rows:
+            if row.length <= self._longest:
+                results.append(next(short))
+                continue
+            result = fuser.run(row)
+            self._count_fused(result.dispatch[0])
+            results.append(result)
+        return results
 
     def _overflow(self, length: int, prefix: int, suffix: int) -> tuple[SegmentPlan | None, int, str]:
         """What becomes of a row of `length` tokens: its segments, the length to run, and a note if it is too long."""
@@ -271,6 +316,15 @@ class Runtime:
         if not batched:
             outputs = {name: array[0] for name, array in outputs.items()}
         return Result(outputs, tuple(row.dispatch[0] for row in rows))
+
+    def _count_fused(self, run: Dispatch) -> None:
+        with self._stats_lock:
+            stats = self._stats[run.bucket]
+            stats.runs += run.segments
+            stats.rows += run.segments
+            stats.fused += 1
+            stats.tokens += run.segments * self._longest
+            stats.seconds += run.ms / 1e3
 
     def _count(self, bucket: str, lengths: Sequence[int], longest: int, ms: float) -> None:
         tokens = sum(lengths)

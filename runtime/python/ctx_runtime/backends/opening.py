@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
+from typing import Literal, get_args
 
 from ctx_runtime.backends import Session
 from ctx_runtime.bundle import Bundle
@@ -11,18 +12,22 @@ from ctx_runtime.manifest import BucketRecord
 from ctx_runtime.parity import Form
 from ctx_runtime.resource_profile import BackendName, ShareWeights
 
+FusionGraph = Literal["segment", "fuse", "finish"]
+GraphForm = Form | FusionGraph
+"""Which graph a session runs: a form of a bucket's own, or one of the fusion, as the longest bucket runs."""
+
 _MAPPED_BYTES = 8 << 20
 """Private memory of a session whose weights are mapped; measured on MiniLM."""
 _COPIED_SHARE = 1.5
 """Private memory of a session that repacks its weights, as a share of the weight file; measured on MiniLM."""
 
 
-def session_key(bundle: Bundle, bucket: BucketRecord, form: Form, backend: BackendName) -> Hashable:
+def session_key(bundle: Bundle, bucket: BucketRecord, form: GraphForm, backend: BackendName) -> Hashable:
     """Buckets with the same key share one session.
 
     On ONNX Runtime that is the network, its form and the threads; on TensorRT the engine file.
     """
-    if backend in ("tensorrt", "tensorrt-rtx"):
+    if backend in ("tensorrt", "tensorrt-rtx") and form not in get_args(FusionGraph):
         return backend, tuple(engine.file for engine in bundle.manifest.engines_for(backend, bucket.name))
     return backend, bucket.network, bucket.threads, form
 
@@ -30,7 +35,7 @@ def session_key(bundle: Bundle, bucket: BucketRecord, form: Form, backend: Backe
 def open_session(
     bundle: Bundle,
     bucket: BucketRecord,
-    form: Form,
+    form: GraphForm,
     backend: BackendName,
     *,
     share_weights: ShareWeights,
@@ -38,13 +43,16 @@ def open_session(
 ) -> Session:
     """Open what serves `bucket` in `form` on `backend`; an engine always takes the mask.
 
-    `on_fallback` is told why weights are not shared where they should be.
+    The graphs of a fusion run on ONNX Runtime alone, without the TensorRT-RTX plug-in. `on_fallback` is told why
+    weights are not shared where they should be.
 
     Raises:
         BackendError: the backend is not there, or refuses the graph or the engine.
         MissingExtraError: its package is not installed.
         MemoryBudgetError: there is not enough memory to open it.
     """
+    if form in get_args(FusionGraph) and backend in ("tensorrt", "tensorrt-rtx", "onnxruntime-tensorrt-rtx"):
+        raise BackendError(f"{backend} runs no graphs of a fusion")
     if backend in ("tensorrt", "tensorrt-rtx"):
         if not bundle.manifest.engines_for(backend, bucket.name):
             raise BackendError(f"the bundle has no {backend} engine for {bucket.name}")
@@ -57,7 +65,7 @@ def open_session(
 def _open_graph(
     bundle: Bundle,
     bucket: BucketRecord,
-    form: Form,
+    form: GraphForm,
     backend: BackendName,
     share_weights: ShareWeights,
     on_fallback: Callable[[str], None],
@@ -80,7 +88,7 @@ def _open_graph(
     )
 
 
-def _rtx_options(bundle: Bundle, bucket: BucketRecord, form: Form, graph: str) -> dict[str, str]:
+def _rtx_options(bundle: Bundle, bucket: BucketRecord, form: GraphForm, graph: str) -> dict[str, str]:
     """The options of the TensorRT-RTX plug-in for the session that serves `bucket` and all that share its key."""
     from ctx_runtime.backends.rtx_plugin import rtx_options  # noqa: PLC0415 (optional)
 
@@ -90,8 +98,11 @@ def _rtx_options(bundle: Bundle, bucket: BucketRecord, form: Form, graph: str) -
     return rtx_options(bundle, graph, served, inputs)
 
 
-def _graph_of_network(bundle: Bundle, bucket: BucketRecord, form: Form) -> str:
+def _graph_of_network(bundle: Bundle, bucket: BucketRecord, form: GraphForm) -> str:
     """The graph of the largest bucket with the same network: it holds the tables of all lengths."""
+    fusion = bundle.manifest.fusion
+    if fusion is not None and form in get_args(FusionGraph):
+        return str(getattr(fusion, form))
     largest = [other for other in bundle.manifest.buckets if other.network == bucket.network][-1]
     graph = largest.graph if form == "masked" else largest.unmasked_graph
     if graph is None:
