@@ -7,21 +7,30 @@ see each other; the same segments, each for itself. Then, in a larger model, the
 from __future__ import annotations
 
 import argparse
+import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from measure import interleave, report
 
+from ctx_export.pipeline import build
+from ctx_export.sources.adaptive import load_adaptive
+from ctx_export.subnetwork_latency import CutExport
+from ctx_models.checkpoint import save_model
 from ctx_models.config import AdaptiveConfig, SegmentConfig
 from ctx_models.data import Dataset
 from ctx_models.evaluation import evaluate
 from ctx_models.heads import TaskModel
 from ctx_models.retrieval import RetrievalTask, SyntheticWording, effective_context_length, retrieval_dataset
+from ctx_models.subnetwork import SubNetwork
 from ctx_models.training import TrainingConfig, train
+from ctx_runtime import Runtime
 
 SEGMENT, LENGTH, VALUES, BAR = 64, 512, 16, 0.85
 LENGTHS = (64, 128, 256, 512)
@@ -35,6 +44,7 @@ COST_SHAPE = replace(
     SHAPE, vocab_size=1000, hidden_size=384, num_heads=6, head_size=64, ffn_size=1536, max_length=COST_LENGTHS[-1]
 )
 COST_SEGMENT, ROUNDS = 512, 3
+PROFILE = f"{{name: long, threads: 1, overflow: {{overlap: 0}}, buckets: [{{max_length: {COST_SEGMENT}}}]}}"
 GOAL = {"points_above_independent": 20, "points_below_full_attention": 3, "growth": 1.1}
 
 
@@ -122,24 +132,41 @@ CONTENDERS = {"full attention": full_attention, "fusion": with_fusion, "independ
 
 
 def cost(lengths: Sequence[int]) -> dict[str, object]:
-    """Microseconds a token of one input, in segments with fusion and with full attention."""
-    shapes = {"fusion": SegmentConfig(COST_SEGMENT), "full attention": SegmentConfig(COST_LENGTHS[-1])}
-    models = {name: make_large(segment) for name, segment in shapes.items()}
-    figures: dict[str, dict[int, float]] = {name: {} for name in models}
-    for length in lengths:
-        ids = torch.randint(COST_SHAPE.vocab_size, (1, length))
-        runs = {name: partial(model, ids) for name, model in models.items()}
-        with torch.inference_mode():
-            seconds = interleave(runs, rounds=ROUNDS, clock=time.process_time)
-        for name, measured in seconds.items():
-            figures[name][length] = round(float(measured.min()) / length * 1e6, 1)
+    """Microseconds of one thread a token of one input: a bundle's segments with fusion, and full attention."""
+    rows = {length: np.random.default_rng(length).integers(1, COST_SHAPE.vocab_size, (1, length)) for length in lengths}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        measured = {"fusion": run_bundle(folder, rows), "full attention": run_whole(folder, rows)}
+    figures = {
+        name: {length: round(float(seconds[str(length)].min()) / length * 1e6, 1) for length in lengths}
+        for name, seconds in measured.items()
+    }
     growth = {name: round(values[lengths[-1]] / values[lengths[0]], 2) for name, values in figures.items()}
-    return {"runtime": "PyTorch, one thread, CPU time", "microseconds_per_token": figures, "growth": growth}
+    return {"runtime": "ONNX Runtime, one thread, CPU time", "microseconds_per_token": figures, "growth": growth}
 
 
-def make_large(segment: SegmentConfig) -> TaskModel:
+def run_bundle(folder: Path, rows: Mapping[int, np.ndarray]) -> dict[str, np.ndarray]:
+    """CPU seconds `(rounds,)` of each row through `Runtime.run`."""
+    (folder / "profile.yaml").write_text(PROFILE, encoding="utf-8")
+    build(save_large(folder / "fusion", COST_SEGMENT), folder / "profile.yaml", folder / "bundle")
+    runtime = Runtime.open(folder / "bundle")
+    runs = {str(length): partial(runtime.run, {"input_ids": row}) for length, row in rows.items()}
+    return interleave(runs, rounds=ROUNDS, clock=time.process_time)
+
+
+def run_whole(folder: Path, rows: Mapping[int, np.ndarray]) -> dict[str, np.ndarray]:
+    """CPU seconds `(rounds,)` of each row through the mask-free graph that a bucket of that length would run."""
+    source = load_adaptive(save_large(folder / "whole", max(rows)), task=None, name=None)
+    with CutExport(source, max(rows)).open(SubNetwork(), threads=1) as session:
+        runs = {str(length): partial(session.run, {"input_ids": row}, bucket="whole") for length, row in rows.items()}
+        return interleave(runs, rounds=ROUNDS, clock=time.process_time)
+
+
+def save_large(folder: Path, segment: int) -> Path:
     torch.manual_seed(0)
-    return TaskModel(replace(COST_SHAPE, segment=segment), "token-classification", ("a", "b")).eval()
+    shape = replace(COST_SHAPE, segment=SegmentConfig(segment))
+    save_model(TaskModel(shape, "token-classification", ("a", "b")), folder)
+    return folder
 
 
 if __name__ == "__main__":

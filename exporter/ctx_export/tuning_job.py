@@ -13,7 +13,7 @@ from typing import Any, Literal
 from ctx_export.evaluation_job import read_dataset
 from ctx_export.planned_profile import DEFAULTS, overlap_for, write_profile
 from ctx_export.sources.adaptive import load_adaptive
-from ctx_export.subnetwork_latency import OrtLatency
+from ctx_export.subnetwork_latency import CutExport, ort_latency
 from ctx_models.checkpoint import Checkpoint, load_model, save_model
 from ctx_models.config import AdaptiveConfig
 from ctx_models.data import Dataset
@@ -171,7 +171,7 @@ def _latency(job: TuningJob, model: TaskModel) -> Latency:
     if job.runtime == "pytorch":
         return torch_latency(model)
     longest = max(end for end in with_segment(job.edges, model.config) if end <= model.config.max_length)
-    return OrtLatency(load_adaptive(job.checkpoint, task=None, name=None), longest)
+    return ort_latency(CutExport(load_adaptive(job.checkpoint, task=None, name=None), longest))
 
 
 def _identity(job: TuningJob, data: Dataset) -> str:

@@ -1,7 +1,7 @@
 import pytest
 
 from ctx_export.sources.adaptive import load_adaptive
-from ctx_export.subnetwork_latency import OrtLatency
+from ctx_export.subnetwork_latency import CutExport, ort_latency
 from ctx_models.checkpoint import save_model
 from ctx_models.subnetwork import SubNetwork
 from tests.fixtures.adaptive import SEGMENTS, tiny_model
@@ -11,7 +11,7 @@ from tests.fixtures.adaptive import SEGMENTS, tiny_model
 def latency(tmp_path_factory):
     folder = tmp_path_factory.mktemp("latency") / "model"
     save_model(tiny_model(segment=SEGMENTS), folder)
-    return OrtLatency(load_adaptive(folder, task=None, name=None), longest=32)
+    return ort_latency(CutExport(load_adaptive(folder, task=None, name=None), longest=32))
 
 
 @pytest.mark.parametrize("part", ["full", "l1", "l2-h2-f20", "h1-yarn2"])
