@@ -18,6 +18,9 @@ Split = Literal["file", "paragraph", "line"]
 _Measure = Callable[[object, str], int]
 """The tokens of a value, and where it stands: `lengths.csv:7`."""
 
+_MOST_DIGITS = 32
+"""Longer texts of digits are no lengths, and slow to read."""
+
 
 def read_traffic(
     path: Path, *, column: str = "length", tokenizer: Path | None = None, split: Split = "file"
@@ -59,7 +62,7 @@ def read_traffic(
 
 
 def _number(value: object, where: str) -> int:
-    if isinstance(value, str) and value.strip().isdecimal():
+    if isinstance(value, str) and value.strip().isdecimal() and len(value) < _MOST_DIGITS:
         value = int(value)
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         shown = repr(value)[:40]

@@ -39,7 +39,7 @@ def test_a_planned_profile_builds(plan, tmp_path) -> None:
     from ctx_export.pipeline import build
     from tests.fixtures.minilm import write_sentence_encoder
 
-    plan("--buckets", 2, "--max-length", 48)
+    plan("--buckets", 2, "--max-length", 48, "--min-gain", 0)
     report = build(write_sentence_encoder(tmp_path / "model", max_length=64), "./mine.yaml", tmp_path / "out.bundle")
     assert report.parity.passed and report.bundle.manifest.max_length == 48
     assert len(report.bundle.manifest.buckets) == 2

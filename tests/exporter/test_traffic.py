@@ -72,6 +72,7 @@ def test_a_folder_of_texts(tmp_path, tokenizer, split, lengths) -> None:
         ("a.txt", "12\nmany\n", "a.txt:2: 'many' is not a number of tokens"),
         ("a.txt", "12\n0\n", "a.txt:2: 0 is not a number of tokens"),
         ("a.txt", "-5", "a.txt:1: '-5' is not a number of tokens"),
+        ("a.txt", "9" * 9999, "a.txt:1: '9999"),
         ("a.txt", "99999999999", "not a whole number from 1 to"),
         ("a.txt", "# nothing\n", "holds no input"),
         ("a.csv", "id,tokens\n1,5\n", "has no column 'length'"),
