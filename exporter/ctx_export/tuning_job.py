@@ -154,8 +154,14 @@ def save_tuning(folder: Path, report: TuningReport) -> None:
 
 
 def _measure(checkpoint: Checkpoint, data: Dataset, policy: LengthPolicy, latency: Latency) -> QualityTable:
-    """The quality of the chosen sub-networks and of the full one at every length, each row with its latency."""
+    """The quality of the chosen sub-networks and of the full one at every length, each row with its latency.
+
+    A model without segments is measured on what runs in one piece.
+    """
     model, segment = checkpoint.model, policy.steps[-1][0]
+    if model.config.segment is None:
+        whole = tuple(example for example in data.features if example.length <= segment)
+        data = dataclasses.replace(data, features=whole)
     chosen = tuple(dict.fromkeys([*FULL, *(part for _, part in policy.steps)]))
 
     def timed(row: QualityRow) -> QualityRow:
@@ -176,8 +182,8 @@ def _latency(job: TuningJob, model: TaskModel) -> Latency:
 
 def _identity(job: TuningJob, data: Dataset) -> str:
     """Of the weights, the examples and how latency is measured."""
-    with (job.checkpoint / "model.safetensors").open("rb") as weights:
-        return f"{hashlib.file_digest(weights, 'sha256').hexdigest()} {data.sha256} {LATENCY[job.runtime]}"
+    weights = hashlib.sha256((job.checkpoint / "model.safetensors").read_bytes())
+    return f"{weights.hexdigest()} {data.sha256} {LATENCY[job.runtime]}"
 
 
 def _profile(job: TuningJob, policy: LengthPolicy, config: AdaptiveConfig) -> ResourceProfile:

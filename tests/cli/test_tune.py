@@ -17,7 +17,7 @@ WORDS = ["[PAD]", "[UNK]", "Ann", "sails", "to", "Rome", "."]
 
 @pytest.fixture(scope="module")
 def tagger(tmp_path_factory):
-    """A folder with a random 2-layer tagger, `ner`, and sentences of 2 to 8 words, `valid.txt`."""
+    """A folder with a random 2-layer tagger, `ner`, and sentences of 2 to 10 words, `valid.txt`."""
     folder = tmp_path_factory.mktemp("tune")
     torch.manual_seed(0)
     config = AdaptiveConfig("encoder", 40, hidden_size=16, num_layers=2, num_heads=2, head_size=8, ffn_size=16)
@@ -30,7 +30,7 @@ def tagger(tmp_path_factory):
         tokenizer=folder / "tokenizer.json",
     )
     tags, chance = {"Ann": "PER", "Rome": "LOC"}, random.Random(0)  # noqa: S311
-    sentences = [chance.choices(WORDS[2:], k=chance.randint(2, 8)) for _ in range(20)]
+    sentences = [chance.choices(WORDS[2:], k=chance.randint(2, 10)) for _ in range(30)]
     lines = ["".join(f"{word} {tags.get(word, 'O')}\n" for word in sentence) for sentence in sentences]
     (folder / "valid.txt").write_text("\n".join(lines))
     return folder
@@ -51,7 +51,9 @@ def test_the_profile_is_one_that_build_takes(tagger, tmp_path):
     ]
     assert chosen == [step["subnetwork"] for step in answer["policy"]]
     assert len(answer["trials"]) == 6 and answer["trials"][0]["subnetwork"] == "full"
-    assert all(row["latency_ms"] > 0 for row in answer["quality"]["rows"]) and "PyTorch" in answer["latency"]
+    rows = answer["quality"]["rows"]
+    assert {row["max_length"] for row in rows} == {4, 8} and all(row["latency_ms"] > 0 for row in rows)
+    assert "PyTorch" in answer["latency"]
     assert (tmp_path / "front.png").read_bytes().startswith(b"\x89PNG")
 
 
