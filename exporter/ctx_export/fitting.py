@@ -36,8 +36,8 @@ def fit_profile(source: Source, profile: ResourceProfile) -> FittedProfile:
     Raises:
         BuildError: the model can't serve it.
     """
+    _check_lengths(source, profile, profile.resolve())
     buckets, notes = _with_subnetworks(source, profile)
-    _check_lengths(source, profile, buckets)
     _check_quality(source, profile, buckets)
     overflow, fuses = profile.overflow, source.fusion is not None and profile.overflow.policy == "segment"
     if source.fusion is not None and fuses:
