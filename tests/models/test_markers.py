@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections import Counter
 
@@ -27,14 +28,14 @@ from tests.fixtures.adaptive import (
 )
 from tests.fixtures.graphs import run
 
-LAYERS, LEVELS = 2, 2
+LAYERS, LEVELS = 2, 1
 ATTENTIONS, FEED_FORWARDS = LAYERS + LEVELS + 2, LAYERS + LEVELS
 """In the network; the fusion has two attentions beside its levels."""
 
 
 @functools.cache
 def model() -> TaskModel:
-    return tiny_model("token-classification", num_layers=LAYERS, segment=SEGMENTS)
+    return tiny_model(num_layers=LAYERS, segment=dataclasses.replace(SEGMENTS, layers=LEVELS))
 
 
 @functools.cache
