@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from ctx_runtime.manifest import InputSpec, OutputSpec, Tolerance
-from ctx_runtime.parity import Form, ParityCase, ParityReport, compare
+from ctx_runtime.parity import FUSION, Form, ParityCase, ParityReport, compare
 from ctx_runtime.resource_profile import BucketPlan
 
 Arrays = Mapping[str, np.ndarray]
@@ -23,8 +23,6 @@ Run = Callable[[Arrays], dict[str, np.ndarray]]
 
 GOLDEN = "golden.npz"
 _REPORT = "report.json"
-FUSION = "fusion"
-"""What parity cases of rows in segments have in the place of a bucket."""
 _LONG = 2048
 """Beyond it, masked batches grow the quadratic way: they are kept short. In tokens."""
 _GOLDEN_POSITIONS = 64

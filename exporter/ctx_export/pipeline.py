@@ -31,7 +31,7 @@ from ctx_export.decoder_job import DecoderShop, build_decoder
 from ctx_export.engines.job import build_engines
 from ctx_export.engines.targets import check_targets
 from ctx_export.fitting import FittedProfile, fit_profile
-from ctx_export.parity import FUSION, GOLDEN, BucketProof, merge
+from ctx_export.parity import GOLDEN, BucketProof, merge
 from ctx_export.precision import TOLERANCES
 from ctx_export.profiles import load_profile
 from ctx_export.reports import BuildReport, Progress, Stages, refuse_failures, write_report
@@ -45,7 +45,7 @@ from ctx_runtime import fusing
 from ctx_runtime.bundle import Bundle
 from ctx_runtime.errors import BackendError, SourceError
 from ctx_runtime.manifest import FORMAT, BucketRecord, FusionRecord, Manifest, OutputSpec
-from ctx_runtime.parity import Form, ParityReport
+from ctx_runtime.parity import FUSION, Form, ParityReport
 from ctx_runtime.resource_profile import BucketPlan, ResourceProfile
 
 WEIGHTS = "weights.bin"

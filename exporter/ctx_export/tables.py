@@ -14,7 +14,7 @@ from rich.table import Table
 from ctx_export.doctor import Diagnosis, Part
 from ctx_export.engines import BuiltEngine
 from ctx_export.reports import BuildReport
-from ctx_runtime.parity import ParityCase, ParityReport
+from ctx_runtime.parity import FUSION, ParityCase, ParityReport
 
 if TYPE_CHECKING:  # it loads torch
     from ctx_models.evaluation import QualityTable
@@ -28,26 +28,25 @@ _YES, _NO = "[green]yes[/]", "[red]no[/]"
 def build_table(report: BuildReport) -> Group:
     """Buckets with their parity, then sizes and times."""
     table = plain_table(f"{report.bundle.manifest.name} -> {shown_path(report.bundle.root)}")
-    for heading in ("bucket", "tokens", "precision"):
+    for heading in ("bucket", "tokens", "network"):
         table.add_column(heading, no_wrap=True)
     for heading in ("cases", "max abs", "cosine", "top-1"):
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("parity")
-    for bucket in report.bundle.manifest.buckets:
-        cases = [case for case in report.parity.cases if case.bucket == bucket.name]
-        table.add_row(
-            bucket.name,
-            f"{bucket.min_length}..{bucket.max_length}",
-            bucket.precision,
-            str(len(cases)),
-            *_worst(cases),
-            report.parity.unverified.get(bucket.name, _verdict(all(case.passed for case in cases))),
-        )
+    manifest = report.bundle.manifest
+    rows = [(b.name, f"{b.min_length}..{b.max_length}", b.network) for b in manifest.buckets]
+    if manifest.fusion is not None:
+        rows.append((FUSION, f"{manifest.max_length + 1}..", manifest.buckets[-1].network))
+    for name, tokens, network in rows:
+        cases = [case for case in report.parity.cases if case.bucket == name]
+        verdict = report.parity.unverified.get(name, _verdict(all(case.passed for case in cases)))
+        table.add_row(name, tokens, network, str(len(cases)), *_worst(cases), verdict)
     return Group(table, *build_summary(report))
 
 
 def build_summary(report: BuildReport) -> Iterable[str]:
-    """Sizes, times and what came from the cache, a line each."""
+    """What the model decided, sizes, times and what came from the cache, a line each."""
+    yield from report.notes
     yield f"weights {human_bytes(report.weights_bytes)}, bundle {human_bytes(report.bundle_bytes)}"
     times = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in report.seconds.items())
     yield times

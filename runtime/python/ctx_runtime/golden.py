@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
@@ -11,16 +12,15 @@ from pathlib import Path
 import numpy as np
 
 from ctx_runtime.bundle import Bundle
+from ctx_runtime.decoder import DecoderRecord
 from ctx_runtime.dispatch import Dispatcher
 from ctx_runtime.errors import BackendError
 from ctx_runtime.fusing import Fuser
+from ctx_runtime.generation.stepping import Stepper
 from ctx_runtime.manifest import BucketRecord, FusionRecord, Manifest, Tolerance
 from ctx_runtime.padding import RowLayout
-from ctx_runtime.parity import Form, ParityCase, ParityReport, compare
+from ctx_runtime.parity import FUSION, Form, ParityCase, ParityReport, compare
 from ctx_runtime.resource_profile import BackendName
-
-_FUSION = "fusion"
-"""What cases of rows in segments have in the place of a bucket."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ def verify(
             try:
                 cases += _run_fusion(bundle, manifest.fusion, dispatcher)
             except BackendError as error:
-                unverified[_FUSION] = str(error)
+                unverified[FUSION] = str(error)
     return ParityReport(cases=tuple(cases), unverified=unverified)
 
 
@@ -89,7 +89,7 @@ def _run_fusion(bundle: Bundle, fusion: FusionRecord, dispatcher: Dispatcher) ->
     for case in read_golden(bundle.path(fusion.golden), manifest):
         rows, _ = layout.read(case.inputs)
         actual = layout.join([fuser.run(row).outputs for row in rows])
-        cases.append(_compare(manifest, case, actual, _FUSION, manifest.buckets[-1].tolerance, "unmasked"))
+        cases.append(_compare(manifest, case, actual, FUSION, manifest.buckets[-1].tolerance, "unmasked"))
     return cases
 
 
@@ -113,12 +113,27 @@ def _case(arrays: Mapping[str, np.ndarray], prefix: str, manifest: Manifest) -> 
     )
 
 
+def _run_text(
+    dispatcher: Dispatcher, manifest: Manifest, decoder: DecoderRecord, bucket: BucketRecord, case: GoldenCase
+) -> ParityCase:
+    """A text through a decoder; `top1` is the share of its greedy tokens that the bucket finds most likely too."""
+    ids = case.inputs["input_ids"][0].tolist()
+    with dispatcher.session(bucket, "masked") as session:
+        run = functools.partial(session.run, bucket=bucket.name)
+        logits = Stepper(run, session.inputs, decoder, capacity=bucket.max_length).read(ids)
+    measured = _compare(manifest, case, {"logits": logits[-1:]}, bucket.name, bucket.tolerance, "masked")
+    chosen = logits[:-1].argmax(-1) == ids[len(ids) + 1 - len(logits) :]
+    return measured.model_copy(update={"top1": float(chosen.mean())}) if len(chosen) else measured
+
+
 def _padded_to(manifest: Manifest, case: GoldenCase) -> int:
     lengths = (case.inputs[spec.name].shape[axis] for spec in manifest.inputs if (axis := spec.length_axis))
     return int(max(lengths))
 
 
 def _run_case(dispatcher: Dispatcher, manifest: Manifest, bucket: BucketRecord, case: GoldenCase) -> ParityCase:
+    if manifest.decoder is not None:
+        return _run_text(dispatcher, manifest, manifest.decoder, bucket, case)
     full = all(length == _padded_to(manifest, case) for length in case.lengths)
     form: Form = "unmasked" if full and manifest.mask is not None else "masked"
     with dispatcher.session(bucket, form) as session:

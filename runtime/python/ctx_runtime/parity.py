@@ -11,6 +11,8 @@ from pydantic import BaseModel, ConfigDict
 from ctx_runtime.manifest import OutputSpec, Tolerance
 
 Form = Literal["masked", "unmasked"]
+FUSION = "fusion"
+"""What cases of rows in segments, which the model fuses itself, have in the place of a bucket."""
 
 
 class ParityCase(BaseModel):
