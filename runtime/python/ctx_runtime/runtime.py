@@ -1,4 +1,4 @@
-"""What an application holds: open a bundle, run inputs of any length, ask why, close."""
+"""What an application holds: open a bundle, run inputs of any length, generate text, ask why, close."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import time
 from collections.abc import Mapping, Sequence
 from copy import copy
 from types import TracebackType
-from typing import overload
+from typing import TYPE_CHECKING, overload
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -18,6 +18,10 @@ from ctx_runtime.bundle import Bundle
 from ctx_runtime.dispatch import Dispatcher
 from ctx_runtime.errors import InputError, QualityError, TooLongError
 from ctx_runtime.fusing import Fuser
+from ctx_runtime.generation.generation import Generation
+from ctx_runtime.generation.generator import Generator
+from ctx_runtime.generation.prompts import Prompt
+from ctx_runtime.generation.settings import Settings
 from ctx_runtime.manifest import BucketRecord, Manifest
 from ctx_runtime.padding import Row, RowLayout
 from ctx_runtime.parity import Form
@@ -25,6 +29,11 @@ from ctx_runtime.resource_profile import BackendName, ShareWeights
 from ctx_runtime.results import BucketStats, Dispatch, Explanation, Result, Stats
 from ctx_runtime.segmenting import SegmentPlan, find_framing, fuse, plan_segments
 from ctx_runtime.text import Tokenizer
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from ctx_runtime.generation.settings import Options
 
 Inputs = Mapping[str, ArrayLike]
 
@@ -67,6 +76,8 @@ class Runtime:
         self._fuser = Fuser(bundle.manifest, fusion, self._dispatcher, self._layout) if fusion and fuses else None
         self._alone: Form = "masked" if self._layout.mask is None else "unmasked"
         self._tokenizer = Tokenizer(bundle)
+        decoder = bundle.manifest.decoder
+        self._generator = Generator(bundle, decoder, self._dispatcher, self._tokenizer) if decoder else None
         self._names = {bucket.max_length: bucket.name for bucket in bundle.manifest.buckets}
         self._stats = {name: BucketStats() for name in self._names.values()}
         self._stats_lock = threading.Lock()
@@ -134,6 +145,8 @@ class Runtime:
             QualityError: no bucket is known to be good enough at this length.
             BackendError: no backend can serve the bucket.
         """
+        if self._generator is not None:
+            raise InputError(f"{self._manifest.name} generates text and has no other outputs", hint="use generate")
         if isinstance(inputs, (dict, Mapping)):  # a dict is told at once, an abstract class takes its time
             rows, batched = self._layout.read(inputs)
             return self._joined(self._run_rows(rows), batched)
@@ -157,6 +170,29 @@ class Runtime:
             return self.run(self._tokenizer.encode(text))
         return self.run([self._tokenizer.encode(part) for part in text])
 
+    @overload
+    def generate(self, prompt: Prompt, **options: Unpack[Options]) -> Generation: ...  # type: ignore[overload-overlap]
+    @overload
+    def generate(self, prompt: Sequence[Prompt], **options: Unpack[Options]) -> list[Generation]: ...
+
+    def generate(self, prompt: Prompt | Sequence[Prompt], **options: Unpack[Options]) -> Generation | list[Generation]:
+        """Answer a prompt; what is returned is iterated for tokens as they come. Nothing runs before that.
+
+        Args:
+            prompt: a text, messages for the chat template, or token ids; or a list of these, which run in batches.
+            options: the fields of `ctx_runtime.generation.settings.Settings`; by default the likeliest tokens are
+                taken until the model ends the text.
+
+        Raises:
+            InputError: the bundle does not generate, or has no tokenizer or template for this prompt; a bad option.
+            TooLongError: prompt and answer are longer than the bundle takes, where its overflow policy is `error`.
+            MemoryBudgetError: a KV cache larger than the resource profile allows.
+            MissingExtraError: `tokenizers`, or `jinja2` for messages, is not installed.
+        """
+        if self._generator is None:
+            raise InputError(f"{self._manifest.name} does not generate text", hint="use run or run_text")
+        return self._generator.generate(prompt, Settings(**options))
+
     def explain(self, length: int, *, batch: int = 1) -> Explanation:
         """Where `batch` rows of `length` tokens would run, and why. Opens the session to know its backend.
 
@@ -168,6 +204,10 @@ class Runtime:
         """
         if length < 1 or batch < 1:
             raise InputError(f"expected a length and a batch of at least 1, got {length} and {batch}")
+        if self._generator is not None:
+            bucket, reason = self._generator.ladder(batch).choose(length, None)
+            with self._dispatcher.session(bucket, self._alone) as session:
+                return self._explained(length, bucket, session.backend, 1, reason)
         if self._fuser is not None and length > self._longest:
             plan, note = self._fuser.plan(length)
             return self._explained(length, self._manifest.buckets[-1], self._fuser.backend(), len(plan.segments), note)
@@ -201,6 +241,8 @@ class Runtime:
     def close(self) -> None:
         """Close every session; runs that are under way finish, later ones raise CtxError."""
         self._dispatcher.close()
+        if self._generator is not None:
+            self._generator.close()
 
     @property
     def _manifest(self) -> Manifest:

@@ -1,8 +1,9 @@
-"""Text -> token ids, through the tokenizer that a bundle carries."""
+"""Text -> token ids and back, through the tokenizer that a bundle carries."""
 
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -33,6 +34,29 @@ class Tokenizer:
             for spec in self._bundle.manifest.inputs
             if spec.role in values
         }
+
+    def ids(self, text: str, *, special: bool = True) -> list[int]:
+        """The token ids of a text; `special`: with the special tokens that frame it.
+
+        Raises:
+            InputError, MissingExtraError: as `encode`.
+        """
+        ids: list[int] = self._tokenizer().encode(text, add_special_tokens=special).ids
+        return ids
+
+    def token(self, token: int) -> str:
+        """The text of one token, special or not; nothing for an id that the tokenizer does not know."""
+        return self._tokenizer().id_to_token(token) or ""
+
+    def stream(self) -> Callable[[int], str]:
+        """Takes the tokens of a text one by one; gives the text that each completes, without special tokens.
+
+        That is nothing as long as a character is unfinished.
+        """
+        from tokenizers.decoders import DecodeStream  # noqa: PLC0415 (optional, and there once a tokenizer is)
+
+        tokenizer, stream = self._tokenizer(), DecodeStream(skip_special_tokens=True)
+        return lambda token: stream.step(tokenizer, token) or ""
 
     def _tokenizer(self) -> Any:  # noqa: ANN401 (the package has no types)
         with self._lock:

@@ -6,8 +6,8 @@ below leave as `BackendError`, with the library's own words.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Protocol
+from collections.abc import Callable, Mapping
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -43,4 +43,18 @@ class Session(Protocol):
 
     def close(self) -> None:
         """Give everything back; a closed session is not run again."""
+        ...
+
+
+@runtime_checkable
+class InPlaceSession(Session, Protocol):
+    """A session that can run over arrays in place, as the steps of a generation do."""
+
+    def bind(
+        self, inputs: Mapping[str, np.ndarray], outputs: Mapping[str, np.ndarray], *, bucket: str
+    ) -> Callable[[], None]:
+        """A run over contiguous arrays that stay, read and written in place each time it is called.
+
+        The same memory may be an input and an output. A call raises as `run` does.
+        """
         ...

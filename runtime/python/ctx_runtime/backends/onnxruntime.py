@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -82,6 +82,30 @@ class OrtSession:
             return dict(zip(self._outputs, session.run(self._outputs, feeds)))  # noqa: B905 (`strict` takes its time)
         except Exception as error:
             raise _translated(error, f"{bucket} failed") from error
+
+    def bind(
+        self, inputs: Mapping[str, np.ndarray], outputs: Mapping[str, np.ndarray], *, bucket: str
+    ) -> Callable[[], None]:
+        """A run over contiguous arrays that stay, read and written in place each time it is called.
+
+        The same memory may be an input and an output: a cache. The caller keeps the arrays.
+        """
+        if self._session is None:
+            raise BackendError("the session is closed")
+        session, binding = self._session, self._session.io_binding()
+        arrays = {name: ort.OrtValue.ortvalue_from_numpy(array) for name, array in {**inputs, **outputs}.items()}
+        for name in inputs:
+            binding.bind_ortvalue_input(name, arrays[name])
+        for name in outputs:
+            binding.bind_ortvalue_output(name, arrays[name])
+
+        def run() -> None:
+            try:
+                session.run_with_iobinding(binding)
+            except Exception as error:
+                raise _translated(error, f"{bucket} failed") from error
+
+        return run
 
     def close(self) -> None:
         """Give everything back."""

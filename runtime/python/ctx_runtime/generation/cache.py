@@ -1,0 +1,80 @@
+"""The KV cache of some rows of tokens: one buffer for the keys and one for the values of each layer."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ctx_runtime.decoder import DecoderRecord
+from ctx_runtime.errors import MemoryBudgetError
+
+
+class KVCache:
+    """Keys and values that a graph reads and writes in place.
+
+    Args:
+        decoder: what the graph is.
+        rows: of the batch.
+        capacity: tokens that a row has room for.
+
+    Attributes:
+        tokens: of each row, as far as their keys and values are cached; in a full cache the oldest may have left it.
+        buffers: by the name of the cache's tensor, `key.0` …, each `(rows, kv_heads, capacity, head_size)`.
+
+    Raises:
+        MemoryBudgetError: the machine has not so much memory left.
+    """
+
+    def __init__(self, decoder: DecoderRecord, *, rows: int, capacity: int) -> None:
+        self.decoder, self.capacity = decoder, capacity
+        self.tokens: list[list[int]] = [[] for _ in range(rows)]
+        self.buffers = {slot: self._take(capacity) for slot in decoder.slots}
+        self._next: dict[str, np.ndarray] = {}
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that the buffers take."""
+        return self.decoder.cache_bytes(batch=len(self.tokens), capacity=self.capacity)
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest row."""
+        return max(map(len, self.tokens))
+
+    def prepare(self, capacity: int) -> None:
+        """Take one more buffer of the capacity that `grow` will ask for.
+
+        The first touch of fresh memory is most of what a move costs. One buffer before each of the last steps in a
+        cache spreads it.
+        """
+        missing = next((slot for slot in self.buffers if slot not in self._next), None)
+        if missing is not None:
+            self._next[missing] = self._take(capacity)
+
+    def grow(self, capacity: int) -> None:
+        """Move to larger buffers by one copy of what is filled."""
+        filled = self.longest
+        for slot, buffer in self.buffers.items():
+            larger = self._next.pop(slot, None)
+            larger = self._take(capacity) if larger is None else larger
+            larger[:, :, :filled] = buffer[:, :, :filled]
+            self.buffers[slot] = larger
+        self.capacity = capacity
+
+    def copy_last(self, row: int, slot: int) -> None:
+        """Copy what the last slot of a row holds over another slot."""
+        for buffer in self.buffers.values():
+            buffer[row, :, slot] = buffer[row, :, -1]
+
+    def _take(self, capacity: int) -> np.ndarray:
+        """A buffer of zeros whose memory is there: what is masked must still be finite."""
+        decoder = self.decoder
+        shape = (len(self.tokens), decoder.kv_heads, capacity, decoder.head_size)
+        try:
+            buffer = np.empty(shape, decoder.cache_dtype)
+        except MemoryError as error:
+            needed = decoder.cache_bytes(batch=len(self.tokens), capacity=capacity)
+            raise MemoryBudgetError(
+                f"no memory left for a KV cache of {needed} bytes", hint="generate fewer or shorter texts at a time"
+            ) from error
+        buffer.fill(0)
+        return buffer
