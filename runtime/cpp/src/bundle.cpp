@@ -40,6 +40,7 @@ Status check_references(const Manifest& manifest) {
   if (const auto& fusion = manifest.fusion) {
     referenced.insert(referenced.end(), {fusion->segment, fusion->fuse, fusion->finish, fusion->golden});
   }
+  if (manifest.decoder) referenced.push_back(manifest.decoder->chat_template);
   for (const auto& engine : manifest.engines) {
     referenced.emplace_back(engine.file);
     for (const auto& [bucket, index] : engine.optimization_profiles) {
@@ -108,10 +109,13 @@ std::vector<TensorSpec> inputs_without_mask(const Manifest& manifest) {
 
 GraphContract bucket_contract(const Manifest& manifest, MaskUse use) {
   GraphContract contract;
+  if (const auto& decoder = manifest.decoder) {
+    return {decoder->inputs(), decoder->required(), decoder->outputs(), {}};
+  }
   contract.inputs = inputs_without_mask(manifest);
   const auto* mask = manifest.find_role(Role::mask);
   if (mask != nullptr && use != MaskUse::refused) contract.inputs.push_back(*mask);
-  if (mask != nullptr && use == MaskUse::required) contract.required = mask->name;
+  if (mask != nullptr && use == MaskUse::required) contract.required = {mask->name};
   contract.outputs.assign(manifest.outputs.begin(), manifest.outputs.end());
   return contract;
 }

@@ -54,6 +54,10 @@ ctxrt_status status_of(ErrorKind kind) {
       return CTXRT_ERROR_BACKEND;
     case ErrorKind::memory_budget:
       return CTXRT_ERROR_MEMORY_BUDGET;
+    case ErrorKind::time_budget:
+      return CTXRT_ERROR_TIME_BUDGET;
+    case ErrorKind::quality:
+      return CTXRT_ERROR_QUALITY;
     case ErrorKind::missing_part:
       return CTXRT_ERROR_MISSING_PART;
     case ErrorKind::cancelled:

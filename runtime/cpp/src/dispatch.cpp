@@ -12,37 +12,6 @@ struct Dispatcher::Slot {
   std::int64_t last_use = 0;
 };
 
-namespace {
-
-// The longest single row that some bucket's budget takes, in tokens; 0 if none.
-std::int64_t longest_within_budget(const std::vector<Bucket>& buckets) {
-  std::int64_t longest = 0;
-  for (const auto& bucket : buckets) {
-    std::int64_t low = bucket.min_length - 1, high = bucket.max_length;
-    while (low < high) {
-      const std::int64_t middle = (low + high + 1) / 2;
-      fits_budget(bucket, Form::unmasked, 1, middle) ? low = middle : high = middle - 1;
-    }
-    if (low >= bucket.min_length) longest = std::max(longest, low);
-  }
-  return longest;
-}
-
-}  // namespace
-
-Result<Choice> choose_bucket(const std::vector<Bucket>& buckets, std::int64_t length, std::int64_t batch) {
-  const std::size_t first = *find_bucket(buckets, length);
-  for (std::size_t i = first; i < buckets.size(); ++i) {
-    const auto& bucket = buckets[i];
-    if (!fits_budget(bucket, Form::unmasked, batch, length)) continue;
-    if (i == first) return Choice{&bucket, text(length, " tokens fit ", bucket.min_length, "..", bucket.max_length)};
-    return Choice{&bucket, text(length, " tokens need more memory in ", buckets[first].name, " than its budget")};
-  }
-  return Error{ErrorKind::memory_budget,
-               text(batch, " x ", length, " tokens need more memory than the budget of every bucket that holds them"),
-               text("the longest input that fits is ", longest_within_budget(buckets), " tokens"), ""};
-}
-
 Dispatcher::Dispatcher(const Bundle& bundle, DispatcherOptions options)
     : options_(std::move(options)), opener_(bundle, options_.share_weights) {}
 

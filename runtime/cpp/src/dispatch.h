@@ -25,20 +25,11 @@ struct DispatcherOptions {
   std::optional<std::int64_t> session_budget;  // bytes of private memory of the open sessions together
 };
 
-struct Choice {
-  const Bucket* bucket;
-  std::string reason;
-};
-
 struct PoolState {
   std::size_t open_sessions = 0;
   std::int64_t resident_bytes = 0, evictions = 0;
   std::vector<Fallback> fallbacks;
 };
-
-// The smallest bucket that holds `length` tokens, at most the longest bucket's, and whose memory budget takes `batch`
-// rows of them; `memory_budget` if there is none.
-Result<Choice> choose_bucket(const std::vector<Bucket>& buckets, std::int64_t length, std::int64_t batch);
 
 // Picks sessions and keeps them. All methods may be called from several threads.
 class Dispatcher {

@@ -20,10 +20,11 @@ inline constexpr std::int64_t kFormat = 1;
 // A size of a symbolic shape: a number, or one of these.
 inline constexpr std::int64_t kBatch = -1;
 inline constexpr std::int64_t kLength = -2;
+inline constexpr std::int64_t kCapacity = -3;  // of a cache; in decoder graphs only
 
 enum class Role { tokens, mask, segment_ids, data };
 enum class Fusion { concat, mean, max, attention, learned };
-enum class OverflowPolicy { segment, truncate, error };
+enum class OverflowPolicy { segment, truncate, sliding, error };
 enum class ShareWeights { mmap, off };
 enum class Precision { fp32, fp16, bf16, int8, int4 };
 enum class Backend {
@@ -37,7 +38,7 @@ enum class Backend {
 enum class Form { masked, unmasked };
 
 // In the order of the enumerations.
-inline constexpr std::array<std::string_view, 3> kPolicies{"segment", "truncate", "error"};
+inline constexpr std::array<std::string_view, 4> kPolicies{"segment", "truncate", "sliding", "error"};
 inline constexpr std::array<std::string_view, 5> kPrecisions{"fp32", "fp16", "bf16", "int8", "int4"};
 inline constexpr std::array<std::string_view, 6> kBackends{
     "onnxruntime-cpu",          "onnxruntime-cuda", "onnxruntime-tensorrt",
@@ -144,6 +145,26 @@ struct QualityRecord {
   std::optional<double> latency_ms;
 };
 
+enum class DecoderForm { attention, gqa };
+
+// What the graphs of a causal language model are, and where its texts end.
+struct DecoderRecord {
+  std::int64_t chunk = 512, sinks = 4, reserve = 256;  // tokens
+  DecoderForm form = DecoderForm::attention;
+  std::int64_t layers = 0, kv_heads = 0, head_size = 0;
+  DType cache_dtype = DType::float32;
+  std::int64_t vocab_size = 0;
+  std::optional<std::int64_t> sliding_window;
+  std::optional<std::int64_t> bos_token_id;
+  std::vector<std::int64_t> eos_token_ids;
+  std::optional<std::string> chat_template;
+
+  // What a graph may take; which of that it must; what it gives.
+  std::vector<TensorSpec> inputs() const;
+  std::vector<std::string> required() const;
+  std::vector<TensorSpec> outputs() const;
+};
+
 struct EngineRecord {
   Backend backend = Backend::tensorrt;
   std::vector<std::string> targets;
@@ -186,6 +207,7 @@ struct Manifest {
   std::vector<Bucket> buckets;
   std::vector<EngineRecord> engines;
   std::optional<FusionRecord> fusion;
+  std::optional<DecoderRecord> decoder;
   std::vector<QualityRecord> quality;
   std::optional<double> min_quality;
   Overflow overflow;

@@ -230,6 +230,30 @@ FusionRecord read_fusion(const Value& value) {
   return fusion;
 }
 
+DecoderRecord read_decoder(const Value& value) {
+  constexpr std::array<std::string_view, 2> forms{"attention", "gqa"}, dtypes{"float32", "float16"};
+  constexpr Range ids{0, std::numeric_limits<std::int32_t>::max()};
+  const auto id = [&](const Value& token) { return token.integer(ids); };
+  Object object(value);
+  DecoderRecord decoder;
+  if (const auto chunk = object.optional("chunk")) decoder.chunk = chunk->integer({1, 1 << 16});
+  if (const auto sinks = object.optional("sinks")) decoder.sinks = sinks->integer({0, 1024});
+  if (const auto reserve = object.optional("reserve")) decoder.reserve = reserve->integer({1, 1 << 20});
+  decoder.form = read_choice<DecoderForm>(object.required("form"), forms);
+  decoder.layers = object.required("layers").integer({1, 4096});
+  decoder.kv_heads = object.required("kv_heads").integer({1, 4096});
+  decoder.head_size = object.required("head_size").integer({1, 1 << 16});
+  decoder.cache_dtype = object.required("cache_dtype").choice(dtypes) == 0 ? DType::float32 : DType::float16;
+  decoder.vocab_size = object.required("vocab_size").integer({1, std::numeric_limits<std::int32_t>::max()});
+  decoder.sliding_window =
+      read_nullable(object.required("sliding_window"), [](const Value& window) { return window.integer(kTokens); });
+  decoder.bos_token_id = read_nullable(object.required("bos_token_id"), id);
+  decoder.eos_token_ids = read_all(object.required("eos_token_ids"), 0, 64, id);
+  decoder.chat_template = read_nullable(object.required("chat_template"), read_path);
+  object.finish();
+  return decoder;
+}
+
 QualityRecord read_quality_record(const Value& value) {
   Object object(value);
   QualityRecord record;
@@ -352,6 +376,37 @@ void check_fusion(const Manifest& manifest, Problems& problems) {
   std::for_each(manifest.outputs.begin(), manifest.outputs.end(), check_name);
 }
 
+bool equals(const TensorSpec& spec, const TensorSpec& other) {
+  return spec.name == other.name && spec.dtype == other.dtype && spec.shape == other.shape;
+}
+
+// What holds between `decoder` and the rest.
+void check_decoder(const Manifest& manifest, Problems& problems) {
+  const auto policy = manifest.overflow.policy;
+  if (!manifest.decoder) {
+    if (policy == OverflowPolicy::sliding) {
+      problems.add("", "the overflow policy sliding is one of causal language models");
+    }
+    return;
+  }
+  const auto& decoder = *manifest.decoder;
+  if (policy != OverflowPolicy::sliding && policy != OverflowPolicy::error) {
+    problems.add("", text("a causal language model can't ", name_of(policy), " what is too long"));
+  }
+  if (policy == OverflowPolicy::sliding && decoder.sinks + 2 > manifest.max_length()) {
+    problems.add("", text("a cache of ", manifest.max_length(), " tokens has no room beside ", decoder.sinks, " sinks"));
+  }
+  const auto& inputs = manifest.inputs;
+  const auto& outputs = manifest.outputs;
+  const bool one_each = inputs.size() == 1 && equals(inputs[0], decoder.inputs()[0]) && outputs.size() == 1 &&
+                        equals(outputs[0], decoder.outputs()[0]) && inputs[0].role == Role::tokens;
+  const bool unmasked = std::any_of(manifest.buckets.begin(), manifest.buckets.end(),
+                                    [](const Bucket& bucket) { return bucket.unmasked_graph.has_value(); });
+  if (!one_each || unmasked || manifest.fusion) {
+    problems.add("", "a causal language model takes input_ids, gives logits and has one graph for a bucket");
+  }
+}
+
 // What holds between the fields.
 void check_manifest(const Manifest& manifest, Problems& problems) {
   const auto& inputs = manifest.inputs;
@@ -368,6 +423,7 @@ void check_manifest(const Manifest& manifest, Problems& problems) {
   const auto framing = std::ssize(manifest.special_tokens.prefix) + std::ssize(manifest.special_tokens.suffix);
   check_room(manifest, framing, problems);
   check_fusion(manifest, problems);
+  check_decoder(manifest, problems);
 }
 
 Manifest read_manifest(const Value& value, Problems& problems) {
@@ -385,6 +441,7 @@ Manifest read_manifest(const Value& value, Problems& problems) {
   manifest.buckets = read_all(object.required("buckets"), 1, 64, read_bucket);
   if (const auto engines = object.optional("engines")) manifest.engines = read_all(*engines, 0, 256, read_engine);
   if (const auto fusion = object.optional("fusion")) manifest.fusion = read_nullable(*fusion, read_fusion);
+  if (const auto decoder = object.optional("decoder")) manifest.decoder = read_nullable(*decoder, read_decoder);
   if (const auto quality = object.optional("quality")) {
     manifest.quality = read_all(*quality, 0, 4096, read_quality_record);
   }

@@ -93,8 +93,9 @@ std::int64_t data_type_of(DType dtype) {
 std::string domain_of(const std::string& domain) { return domain == "ai.onnx" ? "" : domain; }
 
 bool matches(const onnx::Dimension& dimension, std::int64_t size) {
-  if (size == kBatch || size == kLength) {
-    return dimension.dim_value == 0 && dimension.dim_param == (size == kBatch ? "batch" : "length");
+  if (size < 0) {
+    const char* name = size == kBatch ? "batch" : size == kLength ? "length" : "capacity";
+    return dimension.dim_value == 0 && dimension.dim_param == name;
   }
   return dimension.dim_value == size && dimension.dim_param.empty();
 }
@@ -131,9 +132,10 @@ class Scan {
     CTXRT_CHECK(check_values("input", model.graph->input, contract_.inputs));
     CTXRT_CHECK(check_values("output", model.graph->output, contract_.outputs));
     const auto& inputs = model.graph->input;
-    const auto is_required = [&](const onnx::ValueInfo& value) { return value.name == contract_.required; };
-    if (contract_.required && std::none_of(inputs.begin(), inputs.end(), is_required)) {
-      return bundle_error("graph-inputs", text(path_, " does not take the mask '", *contract_.required, "'"));
+    for (const auto& name : contract_.required) {
+      if (std::none_of(inputs.begin(), inputs.end(), [&](const auto& value) { return value.name == name; })) {
+        return bundle_error("graph-inputs", text(path_, " does not take the input '", name, "'"));
+      }
     }
     if (model.graph->output.size() != contract_.outputs.size()) {
       return bundle_error("graph-inputs", path_ + " lacks an output of the manifest");

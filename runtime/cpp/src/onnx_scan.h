@@ -20,7 +20,7 @@ inline constexpr std::size_t kMaxGraphBytes = 64 << 20;
 // What the manifest says of a graph.
 struct GraphContract {
   std::vector<TensorSpec> inputs;       // those that it may take
-  std::optional<std::string> required;  // one that it must take: the mask of a graph for padded rows
+  std::vector<std::string> required;    // those that it must take: the mask of a graph for padded rows, a cache
   std::vector<TensorSpec> outputs;      // those that it gives, all of them
   std::optional<std::string> weights;   // the name of the weight file beside it; none if it may have no external data
   std::int64_t weights_bytes = 0;

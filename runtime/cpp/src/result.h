@@ -9,7 +9,7 @@
 namespace ctxrt::core {
 
 // The classes of ctx_runtime/errors.py, and what only a C++ caller can meet.
-enum class ErrorKind { input, too_long, bundle, backend, memory_budget, missing_part, cancelled, closed, internal };
+enum class ErrorKind { input, too_long, bundle, backend, memory_budget, time_budget, quality, missing_part, cancelled, closed, internal };
 
 struct Error {
   ErrorKind kind;

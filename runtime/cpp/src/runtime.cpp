@@ -35,6 +35,10 @@ Status Runtime::check_open() const {
 
 Result<std::vector<RunResult>> Runtime::run(std::span<const Tensors> inputs, CancelToken* cancel) {
   CTXRT_CHECK(check_open());
+  if (manifest().decoder) {
+    return Error{ErrorKind::input, text(manifest().name, " generates text"),
+                 "Runtime.generate of the Python runtime runs it", ""};
+  }
   std::vector<Rows> groups;
   for (const auto& input : inputs) {
     CTXRT_ASSIGN(auto rows, read_rows(input, manifest()));
@@ -61,7 +65,7 @@ Result<Explanation> Runtime::explain(std::int64_t length, std::int64_t batch) {
   }
   const auto& special = manifest().special_tokens;
   CTXRT_ASSIGN(const auto cut, overflow(length, {std::ssize(special.prefix), std::ssize(special.suffix)}));
-  CTXRT_ASSIGN(const auto choice, choose_bucket(manifest().buckets, cut.length, cut.plan ? 1 : batch));
+  CTXRT_ASSIGN(const auto choice, choose_bucket(manifest(), cut.length, cut.plan ? 1 : batch));
   CTXRT_ASSIGN(const auto session, dispatcher_.session(*choice.bucket, form_alone()));
   return Explanation{length, choice.bucket->name, session->backend(), cut.plan ? std::ssize(cut.plan->segments) : 1,
                      cut.note.empty() ? choice.reason : cut.note};
@@ -83,6 +87,11 @@ Result<Runtime::Cut> Runtime::overflow(std::int64_t length, Framing framing) con
   if (overflow.policy == OverflowPolicy::truncate) {
     return Cut{std::nullopt, longest,
                text("truncated: ", length - longest, " of ", length, " tokens beyond ", longest, " were cut off")};
+  }
+  if (manifest().fusion) {
+    return Error{ErrorKind::backend,
+                 text(length, " tokens run in segments that the model fuses, which this library can't"),
+                 text("run at most ", longest, " tokens, or use ctx_runtime in Python"), ""};
   }
   auto plan = plan_segments(length, longest, overflow.overlap, framing);
   std::string note = text(length, " tokens in ", plan.segments.size(), " segments of ", longest);
@@ -118,7 +127,7 @@ Result<std::vector<Runtime::Answer>> Runtime::run_rows(std::span<const Row* cons
     std::vector<Row> parts;
     CTXRT_ASSIGN(auto cut, split(*row, parts));
     for (auto& part : parts) {
-      CTXRT_ASSIGN(auto choice, choose_bucket(manifest().buckets, part.length, 1));
+      CTXRT_ASSIGN(auto choice, choose_bucket(manifest(), part.length, 1));
       jobs.push_back(
           {std::move(part), choice.bucket, cut.plan.has_value(), cut.note.empty() ? choice.reason : cut.note});
     }

@@ -60,6 +60,7 @@ Result<ParityReport> verify(const Bundle& bundle, const DispatcherOptions& optio
     if (!verified && verified.error().kind != ErrorKind::backend) return std::move(verified).error();
     if (!verified) report.unverified[bucket.name] = verified.error().message;
   }
+  if (bundle.manifest.fusion) report.unverified["fusion"] = "this library runs no fusion of a model's own";
   return report;
 }
 

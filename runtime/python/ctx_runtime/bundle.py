@@ -226,8 +226,7 @@ def _read_graph(root: Path, graph: str) -> bytes:
 
 def _graph_contract(manifest: Manifest, graph: str, mask: MaskUse) -> tuple[str, GraphContract]:
     if (decoder := manifest.decoder) is not None:
-        cache = (f"past_{slot}" for slot in decoder.slots)
-        return graph, _contract(manifest, graph, decoder.inputs, decoder.outputs, ("input_ids", "last", *cache))
+        return graph, _contract(manifest, graph, decoder.inputs, decoder.outputs, decoder.required)
     inputs = [spec for spec in manifest.inputs if not (mask == "refused" and spec.role == "mask")]
     required = [manifest.mask.name] if manifest.mask is not None and mask == "required" else []
     return graph, _contract(manifest, graph, inputs, manifest.outputs, required)

@@ -12,6 +12,7 @@ DecoderForm = Literal["attention", "gqa"]
 """The form of decoder graphs: standard operators, or ONNX Runtime's `com.microsoft.GroupQueryAttention`."""
 GREEDY_TOKENS = 16
 """The last tokens of a golden text, each the one that PyTorch finds most likely after those before it."""
+_OPTIONAL = ("position_ids", "mask", "mask_sliding")
 TokenId = Annotated[int, Field(ge=0, lt=1 << 31)]
 _Path = Annotated[str, Field(min_length=1, max_length=512)]
 _Dim = int | Literal["batch", "length", "capacity"]
@@ -76,7 +77,7 @@ class DecoderRecord(DecodingSettings):
 
     @property
     def inputs(self) -> tuple[StepTensor, ...]:
-        """What a graph may take, the cache last; it takes all of the cache."""
+        """What a graph may take, the cache last."""
         tokens: tuple[_Dim, ...] = ("batch", "length")
         ids = [StepTensor(name, "int64", tokens) for name in ("input_ids", "position_ids")]
         rows = [StepTensor("last", "int64", ("batch",))]
@@ -88,6 +89,11 @@ class DecoderRecord(DecodingSettings):
         else:
             rows += [StepTensor("seqlens_k", "int32", ("batch",)), StepTensor("total_sequence_length", "int32", (1,))]
         return (*ids, *rows, *self._cache("past"))
+
+    @property
+    def required(self) -> tuple[str, ...]:
+        """The names of the inputs that every graph takes: a model may count positions itself, or look at all slots."""
+        return tuple(tensor.name for tensor in self.inputs if tensor.name not in _OPTIONAL)
 
     @property
     def outputs(self) -> tuple[StepTensor, ...]:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 
 import numpy as np
 
-from ctx_runtime.decoder import DecoderRecord
+from ctx_runtime.decoder import GREEDY_TOKENS, DecoderRecord
 from ctx_runtime.generation.feeds import attention_feeds, grouped_feeds, in_order, slots_in_order
 
 Run = Callable[[Mapping[str, np.ndarray]], Mapping[str, np.ndarray]]
@@ -45,8 +45,14 @@ class Stepper:
         self._fills = [fill + len(row) for fill, row in zip(self._fills, rows, strict=True)]
         return outputs["logits"]
 
-    def feed(self, ids: Sequence[int], *, chunk: int) -> np.ndarray:
-        """The logits `(1, vocab)` after `ids`, fed to the only row in chunks of at most `chunk` tokens."""
-        for start in range(0, len(ids), chunk):
-            logits = self.step([ids[start : start + chunk]])
-        return logits
+    def read(self, ids: Sequence[int]) -> np.ndarray:
+        """Give the only row more tokens: in chunks, but the last 16 one by one.
+
+        Returns the logits `(n, vocab)` after the last `n` tokens: those that were given one by one, and the one before.
+        """
+        ahead = len(ids) - min(GREEDY_TOKENS, len(ids) - 1)
+        chunks = [
+            ids[start : min(start + self._decoder.chunk, ahead)] for start in range(0, ahead, self._decoder.chunk)
+        ]
+        rows = [self.step([tokens]) for tokens in (*chunks, *([token] for token in ids[ahead:]))]
+        return np.concatenate(rows[len(chunks) - 1 :])
