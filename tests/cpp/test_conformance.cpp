@@ -2,7 +2,7 @@
 #include "batching.h"
 #include "bundle.h"
 #include "cases.h"
-#include "dispatch.h"
+#include "choosing.h"
 #include "padding.h"
 #include "runtime.h"
 #include "segmenting.h"
@@ -23,6 +23,10 @@ std::string class_of(const core::Error& error) {
       return "BackendError";
     case core::ErrorKind::memory_budget:
       return "MemoryBudgetError";
+    case core::ErrorKind::time_budget:
+      return "TimeBudgetError";
+    case core::ErrorKind::quality:
+      return "QualityError";
     case core::ErrorKind::missing_part:
       return "MissingExtraError";
     default:
@@ -67,7 +71,7 @@ CTXRT_CASES_OF(Refuse, "refuse") {
 
 CTXRT_CASES_OF(Dispatching, "dispatch") {
   const auto manifest = manifest_of(GetParam());
-  const auto choice = core::choose_bucket(manifest.buckets, GetParam()["length"], GetParam()["batch"]);
+  const auto choice = core::choose_bucket(manifest, GetParam()["length"], GetParam()["batch"]);
   if (GetParam().contains("error")) {
     ASSERT_FALSE(choice);
     EXPECT_EQ(class_of(choice.error()), GetParam()["error"].get<std::string>());

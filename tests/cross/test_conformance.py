@@ -58,7 +58,8 @@ def test_refuse(tmp_path: Path, case: dict) -> None:
 @cases("dispatch")
 def test_dispatch(case: dict) -> None:
     bundle = Bundle(FOLDER / "tiny", manifest_of(case), "")
-    dispatcher = Dispatcher(bundle, backends=None, share_weights="off", session_budget=None)
+    floor = bundle.manifest.min_quality
+    dispatcher = Dispatcher(bundle, backends=None, share_weights="off", session_budget=None, min_quality=floor)
     if "error" in case:
         with pytest.raises(getattr(errors, case["error"])):
             dispatcher.choose(case["length"], batch=case["batch"])

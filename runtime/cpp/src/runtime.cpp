@@ -5,6 +5,7 @@
 #include <numeric>
 #include <thread>
 
+#include "choosing.h"
 #include "ort_library.h"
 
 namespace ctxrt::core {

@@ -36,7 +36,9 @@ typedef enum ctxrt_status {
   CTXRT_ERROR_MEMORY_BUDGET = 5, /* more memory than the resource profile allows, or than there is */
   CTXRT_ERROR_MISSING_PART = 6,  /* ONNX Runtime is not found */
   CTXRT_ERROR_CANCELLED = 7,     /* ctxrt_cancel_now was called */
-  CTXRT_ERROR_INTERNAL = 8       /* a defect of this library */
+  CTXRT_ERROR_INTERNAL = 8,      /* a defect of this library */
+  CTXRT_ERROR_TIME_BUDGET = 9,   /* more time than the resource profile allows */
+  CTXRT_ERROR_QUALITY = 10       /* no bucket is known to answer well enough at this length */
 } ctxrt_status;
 
 /* What the last failed call of this thread says; valid until this thread's next call that fails. */
