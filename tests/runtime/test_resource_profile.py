@@ -92,6 +92,7 @@ def test_buckets_of_one_network_have_its_name(fields: dict[str, Any], network: s
         {"time_budget_ms": 0},
         {"min_quality": "good"},
         {"overflow": {"fusion": "learned"}},
+        {"overflow": {"fusion": "concat"}},
         {"overflow": {"overlap": 48}},
         {"overflow": {"policy": "guess"}},
         {"share_weights": "yes"},

@@ -311,8 +311,10 @@ Overflow read_overflow(const Value& value) {
   Overflow overflow;
   if (const auto policy = object.optional("policy")) overflow.policy = read_choice<OverflowPolicy>(*policy, kPolicies);
   if (const auto overlap = object.optional("overlap")) overflow.overlap = overlap->integer({0, 1 << 20});
-  if (const auto fusion = object.optional("fusion"))
-    overflow.fusion = read_choice<Fusion>(*fusion, Words(kFusions).first(4));  // `learned` is the model's own
+  if (const auto fusion = object.optional("fusion")) {
+    constexpr std::array poolings{Fusion::mean, Fusion::max, Fusion::attention};
+    overflow.fusion = poolings[fusion->choice(Words(kFusions).subspan(1, poolings.size()))];
+  }
   object.finish();
   return overflow;
 }

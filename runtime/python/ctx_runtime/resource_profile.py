@@ -23,7 +23,7 @@ BackendName = Literal[
     "tensorrt-rtx",
 ]
 OverflowPolicy = Literal["segment", "truncate", "sliding", "error"]
-Pooling = Literal["concat", "mean", "max", "attention"]
+Pooling = Literal["mean", "max", "attention"]
 ShareWeights = Literal["mmap", "off"]
 
 _UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
