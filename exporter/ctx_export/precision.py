@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from ctx_export.constants import compute_constants
 from ctx_export.narrowing import narrow
 from ctx_export.quantising import quantise_weights
 from ctx_runtime.manifest import Tolerance
@@ -43,7 +42,5 @@ def convert(model: ir.Model, precision: Precision) -> ir.Model:
     if precision == "bf16":
         return narrow(model, ir.DataType.BFLOAT16)
     if precision in ("int8", "int4"):
-        model = model.clone()
-        compute_constants(model)
         return quantise_weights(model, bits=8 if precision == "int8" else 4)
     return model

@@ -20,7 +20,7 @@ _MIN_ELEMENTS = 1024
 
 
 def quantise_weights(model: ir.Model, *, bits: Literal[4, 8]) -> ir.Model:
-    """`model` with the constant right operands `(in, out)` of its MatMuls stored in `bits`, symmetric.
+    """`model` with the constant right operands `(in, out)` of its MatMuls, transposed or not, in `bits`, symmetric.
 
     8 bits have a scale for each column; 4 bits one for each block of 32 rows of a column, where the rows divide into
     blocks. What is looked up rather than multiplied (embeddings) stays float32.
@@ -28,7 +28,7 @@ def quantise_weights(model: ir.Model, *, bits: Literal[4, 8]) -> ir.Model:
     model = model.clone()
     quantised: dict[ir.Value, ir.Value] = {}
     for node in list(model.graph):
-        weight = node.inputs[1] if node.op_type == "MatMul" and node.domain == "" else None
+        weight = _stored(model.graph, node.inputs[1]) if node.op_type == "MatMul" and node.domain == "" else None
         if weight is None or not _is_quantisable(weight, bits):
             continue
         if weight not in quantised:
@@ -36,6 +36,19 @@ def quantise_weights(model: ir.Model, *, bits: Literal[4, 8]) -> ir.Model:
         node.replace_input_with(1, quantised[weight])
     RemoveUnusedNodesPass()(model)
     return model
+
+
+def _stored(graph: ir.Graph, operand: ir.Value | None) -> ir.Value | None:
+    """`operand`, or what a Transpose of a stored matrix gives, as an initializer."""
+    node = operand.producer() if operand is not None else None
+    source = node.inputs[0] if node is not None and node.op_type == "Transpose" and node.domain == "" else None
+    if source is None or source.const_value is None or len(source.const_value.shape) != 2:
+        return operand
+    name, whole = f"{source.name}.transposed", source.const_value
+    if name not in graph.initializers:
+        dims = ir.Shape(whole.shape.numpy()[::-1])
+        _initializer(graph, ir.LazyTensor(lambda: ir.Tensor(whole.numpy().T), dtype=whole.dtype, shape=dims, name=name))
+    return graph.initializers[name]
 
 
 def _is_quantisable(weight: ir.Value, bits: int) -> bool:
