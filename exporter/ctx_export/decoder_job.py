@@ -26,8 +26,9 @@ from ctx_export.reports import Stages, refuse_failures, write_report
 from ctx_export.sources.causal import TASK, CausalSource
 from ctx_export.toolchain import toolchain
 from ctx_export.weights import WeightStore
+from ctx_runtime.bundle import Bundle
 from ctx_runtime.decoder import DecoderRecord, DecodingSettings
-from ctx_runtime.errors import BuildError
+from ctx_runtime.errors import BuildError, SourceError
 from ctx_runtime.manifest import FORMAT, Activation, BucketRecord, Manifest, SpecialTokens
 from ctx_runtime.parity import ParityReport
 from ctx_runtime.resource_profile import BucketPlan, ResourceProfile
@@ -207,6 +208,27 @@ def _maker(shop: DecoderShop, decoder: DecoderRecord, records: Sequence[BucketRe
             shop.stages.tell("parity", done, len(records))
 
     return make
+
+
+def verify_decoder(bundle: Bundle, source: CausalSource, stages: Stages) -> ParityReport:
+    """Run every bucket of a bundle against the PyTorch model that it was made from.
+
+    Raises:
+        SourceError: the model is not the one that the bundle was made from.
+    """
+    manifest = bundle.manifest
+    decoder, vocabulary = manifest.decoder, source.model.get_output_embeddings().weight.shape[0]
+    if decoder is None or decoder.vocab_size != vocabulary:
+        raise SourceError(
+            f"{source.name} has other inputs or outputs than the bundle {manifest.name}",
+            hint="give the model that the bundle was built from",
+        )
+    texts = write_references(source, manifest.buckets)
+    prover, proofs = DecoderProver(bundle.root, decoder, source.pad_id), []
+    for done, record in enumerate(manifest.buckets):
+        stages.tell("parity", done, len(manifest.buckets))
+        proofs.append(prover.prove(record, texts[scaling_of(record)]))
+    return merge(proofs, {})
 
 
 def _write_manifest(shop: DecoderShop, decoder: DecoderRecord, records: tuple[BucketRecord, ...]) -> None:

@@ -27,7 +27,7 @@ from ctx_export import (
 )
 from ctx_export.bundle_writer import BundleWriter
 from ctx_export.cache import BuildCache, code_digest, default_cache_dir, digest
-from ctx_export.decoder_job import DecoderShop, build_decoder
+from ctx_export.decoder_job import DecoderShop, build_decoder, verify_decoder
 from ctx_export.engines.job import build_engines
 from ctx_export.engines.targets import check_targets
 from ctx_export.fitting import FittedProfile, fit_profile
@@ -290,6 +290,8 @@ def verify(
     """
     bundle = Bundle.open(path)
     manifest = bundle.manifest
+    if manifest.decoder is not None:
+        return verify_decoder(bundle, load_causal(str(against), allow_pickle=allow_pickle), Stages(on_progress))
     source = load_source(
         against, task=task or manifest.task, factory=factory, example_inputs=example_inputs, allow_pickle=allow_pickle
     )

@@ -27,7 +27,7 @@ def refusal(path: Path | str) -> tuple[str, str | None]:
 
 
 def test_the_shipped_profiles_are_known() -> None:
-    assert profile_names() == ("edge-cpu", "edge-cpu-long", "jetson-orin", "rtx-laptop", "server-gpu")
+    assert profile_names() == ("chat-cpu", "edge-cpu", "edge-cpu-long", "jetson-orin", "rtx-laptop", "server-gpu")
 
 
 @pytest.mark.parametrize("name", profile_names())
@@ -83,7 +83,7 @@ def test_an_unknown_name_lists_the_known_ones() -> None:
     message, hint = refusal("edge-cpi")
     assert message == "no resource profile is named 'edge-cpi'"
     assert hint is not None
-    assert hint.startswith("did you mean 'edge-cpu'? shipped profiles: edge-cpu, edge-cpu-long, ")
+    assert hint.startswith("did you mean 'edge-cpu'? shipped profiles: chat-cpu, edge-cpu, edge-cpu-long, ")
 
 
 # Each case: the file, the message after `my.yaml`.
