@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 from ctx_runtime.cli import main
+from ctx_runtime.manifest import QualityRecord
 from tests.fixtures.bundles import expected, write_tiny_bundle
+from tests.fixtures.fused import write_fused_bundle
 
 
 @pytest.fixture(scope="module")
@@ -77,6 +79,22 @@ def test_explain_prints_one_object(command, bundle, length):
         "length", "bucket", "network", "backend", "segments", "metric", "quality", "reason",
     }  # fmt: skip
     assert answer["bucket"] == ("ctx-16" if length == 16 else "ctx-48")
+
+
+def test_quality_is_shown_and_asked_for(command, tmp_path):
+    quality = QualityRecord(
+        min_length=1, max_length=16, subnetwork=None, metric="f1", value=0.875, loss=None, examples=40, latency_ms=1.25,
+    )  # fmt: skip
+    root = write_fused_bundle(tmp_path / "fused", quality=(quality,), min_quality=0.5)
+    _, out, _ = command("inspect", root)
+    assert "1..16   full     f1 0.875  40        1.25" in out
+    assert "longer than 48 tokens: segment, overlap 4, fused by the model" in out
+    assert "an input runs where the quality at its length is at least 0.5" in out
+    _, out, _ = command("explain", root, "--length", "9", "--json")
+    assert (json.loads(out)["metric"], json.loads(out)["quality"]) == ("f1", 0.875)
+    status, _, err = command("explain", root, "--length", "9", "--min-quality", "0.9")
+    assert status == 2
+    assert err.startswith("error: 9 tokens run nowhere with a quality of 0.9: the best is f1 0.875 in ctx-")
 
 
 def test_verify_prints_every_case(command, bundle):

@@ -80,6 +80,20 @@ def test_the_beginning_of_a_stored_tensor_is_a_range_of_it(tmp_path):
     assert (tmp_path / "weights.bin").stat().st_size == table.nbytes
 
 
+def test_graphs_saved_together_share_prefixes_whichever_comes_first(tmp_path):
+    deep, wide = numbers(4096, 1).reshape(64, 64), numbers(4096, 2).reshape(64, 64)
+    graphs = {
+        tmp_path / "a.onnx": model_of(deep[:32].copy(), wide),
+        tmp_path / "b.onnx": model_of(deep, wide[:16].copy()),
+    }
+    with WeightStore(tmp_path / "weights.bin") as store:
+        store.save_graphs(graphs)
+    assert (tmp_path / "weights.bin").stat().st_size == deep.nbytes + wide.nbytes
+    first, second = places(tmp_path / "a.onnx"), places(tmp_path / "b.onnx")
+    assert first["w0"] == (second["w0"][0], 32 * 64 * 4)
+    assert second["w1"] == (first["w1"][0], 16 * 64 * 4)
+
+
 def test_a_tensor_that_only_starts_like_a_stored_one_is_stored_itself(tmp_path):
     table = numbers(4096)
     other = table[:2048].copy()
