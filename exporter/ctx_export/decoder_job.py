@@ -28,13 +28,14 @@ from ctx_export.toolchain import toolchain
 from ctx_export.weights import WeightStore
 from ctx_runtime.bundle import Bundle
 from ctx_runtime.decoder import DecoderRecord, DecodingSettings
-from ctx_runtime.errors import BuildError, SourceError
+from ctx_runtime.errors import BackendError, BuildError, SourceError
 from ctx_runtime.manifest import FORMAT, Activation, BucketRecord, Manifest, SpecialTokens
 from ctx_runtime.parity import ParityReport
 from ctx_runtime.resource_profile import BucketPlan, ResourceProfile
 
 _TEMPLATE = "tokenizer/chat_template.jinja"
 _WEIGHTS = "weights.bin"
+_UNVERIFIED = "unverified.txt"
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,8 @@ def build_decoder(shop: DecoderShop) -> ParityReport:
     decoder = _describe(shop, canonical.shape)
     records = specialise(shop, canonical, decoder)
     report = prove(shop, decoder, records)
-    _write_manifest(shop, decoder, records)
+    unproven = [record.model_copy(update={"golden": None}) for record in records if record.name in report.unverified]
+    _write_manifest(shop, decoder, tuple({record.name: record for record in (*records, *unproven)}.values()))
     return report
 
 
@@ -178,12 +180,14 @@ def prove(shop: DecoderShop, decoder: DecoderRecord, records: Sequence[BucketRec
     (shop.writer.root / "parity").mkdir()
     with shop.stages.stage("parity"):
         entry, cached = shop.cache.fetch("parity", _proof_key(shop, decoder, records), _maker(shop, decoder, records))
-        proofs = [BucketProof.load(entry / record.name) for record in records]
-        for record in records:
-            shutil.copyfile(entry / record.name / GOLDEN, shop.writer.root / "parity" / f"{record.name}.npz")
+        refused = {record.name: entry / record.name / _UNVERIFIED for record in records}
+        unverified = {name: path.read_text() for name, path in refused.items() if path.exists()}
+        proven = [record.name for record in records if record.name not in unverified]
+        for name in proven:
+            shutil.copyfile(entry / name / GOLDEN, shop.writer.root / "parity" / f"{name}.npz")
     if cached:
         shop.stages.cached.append("parity")
-    report = merge(proofs, {})
+    report = merge([BucketProof.load(entry / name) for name in proven], unverified)
     refuse_failures(report)
     write_report(report, shop.writer.root / "parity" / "report.json")
     return report
@@ -204,7 +208,10 @@ def _maker(shop: DecoderShop, decoder: DecoderRecord, records: Sequence[BucketRe
         prover = DecoderProver(shop.writer.root, decoder, shop.source.pad_id)
         for done, record in enumerate(records, 1):
             (folder / record.name).mkdir()
-            prover.prove(record, texts[scaling_of(record)]).save(folder / record.name)
+            try:
+                prover.prove(record, texts[scaling_of(record)]).save(folder / record.name)
+            except BackendError as error:
+                (folder / record.name / _UNVERIFIED).write_text(str(error))
             shop.stages.tell("parity", done, len(records))
 
     return make

@@ -71,6 +71,7 @@ class EngineRequest(_Message):
         inputs: the dtype of every input by name; the network must agree.
         profiles: in the order of their indices.
         stripped: without weights, which the runtime puts in from the bundle.
+        capacity: of a decoder's cache, in tokens: TensorRT takes only a cache of static length.
     """
 
     target: EngineTarget
@@ -80,6 +81,7 @@ class EngineRequest(_Message):
     inputs: dict[str, DType]
     profiles: tuple[ProfileShapes, ...]
     stripped: bool = False
+    capacity: int | None = None
 
     @property
     def subject(self) -> str:

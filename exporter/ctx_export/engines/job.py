@@ -26,6 +26,7 @@ from ctx_export.engines.worker import build_in_child
 from ctx_runtime.backends.cuda import compute_capability
 from ctx_runtime.backends.tensorrt_library import load_library
 from ctx_runtime.bundle import Bundle
+from ctx_runtime.decoder import DecoderRecord
 from ctx_runtime.errors import BackendError, EngineError, MissingExtraError
 from ctx_runtime.manifest import BucketRecord, EngineRecord, Manifest
 
@@ -98,6 +99,9 @@ def _require_driver() -> None:
 def _plan(bundle: Bundle, target: EngineTarget, layout: Layout, strip: bool) -> Iterator[_Plan]:
     """The engines of one target, checked as far as it goes without the library."""
     manifest = bundle.manifest
+    if manifest.decoder is not None:
+        yield from _plan_decoder(bundle, manifest.decoder, target, strip)
+        return
     groups = _groups(manifest.buckets, layout)
     for group in groups:
         largest = group[-1]
@@ -115,6 +119,31 @@ def _plan(bundle: Bundle, target: EngineTarget, layout: Layout, strip: bool) -> 
             stripped=strip,
         )
         yield _Plan(request, f"engines/{target.folder}/{name}.engine")
+
+
+def _plan_decoder(bundle: Bundle, decoder: DecoderRecord, target: EngineTarget, strip: bool) -> Iterator[_Plan]:
+    """One engine for each capacity: TensorRT takes a cache of static length."""
+    if decoder.form != "attention":
+        raise EngineError(
+            f"the graphs of {bundle.manifest.name} are in the form that only ONNX Runtime's CPU runs",
+            hint="build the bundle with a profile that lists a TensorRT backend",
+        )
+    for bucket in bundle.manifest.buckets:
+        check_precision(target, bucket.precision)
+        profile, inputs = optimization_profiles.decoder_profile(
+            bucket, decoder, network.input_names(bundle.path(bucket.graph))
+        )
+        request = EngineRequest(
+            target=target,
+            network=bucket.network,
+            precision=bucket.precision,
+            graph=bundle.path(bucket.graph).absolute(),
+            inputs=inputs,
+            profiles=(profile,),
+            stripped=strip,
+            capacity=bucket.max_length,
+        )
+        yield _Plan(request, f"engines/{target.folder}/{bucket.name}.engine")
 
 
 def _groups(buckets: Sequence[BucketRecord], layout: Layout) -> list[list[BucketRecord]]:

@@ -41,8 +41,13 @@ class BuildLog:
         self.logger = Logger()
 
 
-def graph_for_tensorrt(graph: Path) -> bytes:
-    """The graph file as TensorRT parses it, its weights still beside it.
+def input_names(graph: Path) -> frozenset[str]:
+    """What a graph file takes."""
+    return frozenset(value.name for value in onnx.load(graph, load_external_data=False).graph.input)
+
+
+def graph_for_tensorrt(graph: Path, *, capacity: int | None = None) -> bytes:
+    """The graph file as TensorRT parses it, its weights still beside it; a decoder's with a cache of `capacity` tokens.
 
     Raises:
         EngineError: the file holds no graph, or numbers that TensorRT would silently make less precise.
@@ -50,6 +55,8 @@ def graph_for_tensorrt(graph: Path) -> bytes:
     model = onnx.load(graph, load_external_data=False)
     if not model.graph.node:
         raise EngineError(f"{graph.name} holds no graph", hint="build the bundle again")
+    if capacity is not None:
+        _fix_capacity(model.graph, capacity)
     typed = onnx.shape_inference.infer_shapes(model)
     elements = {value.name: value.type.tensor_type.elem_type for value in typed.graph.value_info}
     elements |= {tensor.name: tensor.data_type for tensor in model.graph.initializer}
@@ -62,6 +69,15 @@ def graph_for_tensorrt(graph: Path) -> bytes:
             node.attribute.append(onnx.helper.make_attribute("TRT_decomposable", 1))
     serialized: bytes = model.SerializeToString()
     return serialized
+
+
+def _fix_capacity(graph: onnx.GraphProto, capacity: int) -> None:
+    """Give the dimension `capacity` its one size; shapes that depend on it are inferred again."""
+    del graph.value_info[:]
+    for value in (*graph.input, *graph.output):
+        for dim in value.type.tensor_type.shape.dim:
+            if dim.dim_param == "capacity":
+                dim.dim_value = capacity
 
 
 def _embed_beginnings(tensors: Iterable[onnx.TensorProto], folder: Path) -> None:
@@ -89,7 +105,7 @@ def parse_network(trt: ModuleType, builder: Native, log: BuildLog, request: Engi
     """
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = trt.OnnxParser(network, log.logger)
-    if not parser.parse(graph_for_tensorrt(request.graph), str(request.graph)):
+    if not parser.parse(graph_for_tensorrt(request.graph, capacity=request.capacity), str(request.graph)):
         raise _refusal(parser.get_error(0), request) if parser.num_errors else EngineError(_last(log, request))
     ignored = next((line for line in log.warnings if "Unused Input" in line), None)
     if ignored is not None:

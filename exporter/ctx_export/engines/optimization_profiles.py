@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from types import ModuleType
 
 from ctx_export.engines import Bounds, Dims, EngineRequest, ProfileShapes
 from ctx_runtime.backends.tensorrt_library import Native
+from ctx_runtime.decoder import DecoderRecord, StepTensor
 from ctx_runtime.errors import EngineError
-from ctx_runtime.manifest import BucketRecord, InputSpec
+from ctx_runtime.manifest import BucketRecord, DType, InputSpec
 
 
 def profiles_of(buckets: Sequence[BucketRecord], inputs: Sequence[InputSpec]) -> tuple[ProfileShapes, ...]:
@@ -24,6 +25,29 @@ def profiles_of(buckets: Sequence[BucketRecord], inputs: Sequence[InputSpec]) ->
         )
         for index, (bucket, low) in enumerate(zip(buckets, lows, strict=True))
     )
+
+
+def decoder_profile(
+    bucket: BucketRecord, decoder: DecoderRecord, inputs: Collection[str]
+) -> tuple[ProfileShapes, dict[str, DType]]:
+    """The one profile of a decoder's bucket, from one token to a chunk, tuned for one; and the dtypes of its inputs.
+
+    Decoding takes one token a step and prefill a chunk. A second profile for it would nearly double the engine.
+    """
+    tensors = [tensor for tensor in decoder.inputs if tensor.name in inputs]
+    longest = min(decoder.chunk, bucket.max_length)
+
+    def dims(tensor: StepTensor, batch: int, length: int) -> Dims:
+        sizes = {"batch": batch, "length": length, "capacity": bucket.max_length}
+        return tuple(sizes[dim] if isinstance(dim, str) else dim for dim in tensor.shape)
+
+    shapes = {
+        tensor.name: Bounds(
+            min=dims(tensor, 1, 1), opt=dims(tensor, bucket.batch.opt, 1), max=dims(tensor, bucket.batch.max, longest)
+        )
+        for tensor in tensors
+    }
+    return ProfileShapes(bucket=bucket.name, index=0, inputs=shapes), {tensor.name: tensor.dtype for tensor in tensors}
 
 
 def _bounds(bucket: BucketRecord, min_length: int, spec: InputSpec) -> Bounds:
