@@ -20,6 +20,7 @@ from ctx_models.data import Dataset
 from ctx_models.evaluation import FULL, QualityRow, QualityTable, evaluate
 from ctx_models.heads import TaskModel
 from ctx_models.subnetwork import LengthPolicy
+from ctx_models.subnetwork import SubNetwork as Part
 from ctx_models.tuning import (
     Latency,
     OnTrial,
@@ -121,13 +122,15 @@ def run_tuning(job: TuningJob, *, on_trial: OnTrial | None = None) -> TuningRepo
     data = read_dataset(checkpoint, job.data)
     search = Search(job.trials, job.examples, job.seed, job.storage, _identity(job, data))
     latency = _latency(job, checkpoint.model)
+    known = _known(checkpoint)
     trials = tune(
         checkpoint.model,
         data,
         edges=job.edges,
-        space=SearchSpace.of(checkpoint.model.config),
+        space=SearchSpace.of(checkpoint.model.config, known),
         latency=latency,
         search=search,
+        known=known,
         on_trial=on_trial,
     )
     policy = choose(trials, floor=job.floor)
@@ -151,6 +154,12 @@ def save_tuning(folder: Path, report: TuningReport) -> None:
         tokenizer=checkpoint.tokenizer,
         quality=[row.to_json() for row in report.quality.rows],
     )
+
+
+def _known(checkpoint: Checkpoint) -> list[Part]:
+    """The sub-networks, but the full one, whose quality the checkpoint states: those that were trained."""
+    stated = (Part.from_json(row["subnetwork"]) for row in checkpoint.quality)
+    return [part for part in dict.fromkeys(stated) if part != Part()]
 
 
 def _measure(checkpoint: Checkpoint, data: Dataset, policy: LengthPolicy, latency: Latency) -> QualityTable:

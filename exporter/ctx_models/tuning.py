@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import itertools
 import random
 import statistics
@@ -55,14 +56,15 @@ class SearchSpace:
     resolutions: tuple[str, ...] = ("",)
 
     @classmethod
-    def of(cls, config: AdaptiveConfig) -> SearchSpace:
-        """Every number of layers and heads, four widths, and where positions are rotary each scaling by two."""
+    def of(cls, config: AdaptiveConfig, known: Sequence[SubNetwork] = ()) -> SearchSpace:
+        """All numbers of layers and heads, four widths, each scaling by two if positions are rotary; and `known`."""
         widths = {max(1, config.ffn_size * part // _WIDTHS) for part in range(1, _WIDTHS + 1)}
+        scalings = ("", "linear2", "ntk2", "yarn2") if config.positions == "rotary" else ("",)
         return cls(
             layers=tuple(range(1, config.num_layers + 1)),
             heads=tuple(range(1, config.num_heads + 1)),
-            ffn=tuple(sorted(widths)),
-            resolutions=("", "linear2", "ntk2", "yarn2") if config.positions == "rotary" else ("",),
+            ffn=tuple(sorted(widths | {part.ffn for part in known if part.ffn})),
+            resolutions=tuple(dict.fromkeys([*scalings, *map(_resolution, known)])),
         )
 
 
@@ -116,6 +118,7 @@ def tune(
     space: SearchSpace,
     latency: Latency,
     search: Search,
+    known: Sequence[SubNetwork] = (),
     on_trial: OnTrial | None = None,
 ) -> list[Trial]:
     """Search each bucket; all trials so far, by bucket.
@@ -127,6 +130,7 @@ def tune(
         space: what is tried.
         latency: how it is measured.
         search: how long, and where it is kept.
+        known: sub-networks of `space` that are tried right after the full one, such as those that were trained.
         on_trial: told after each trial.
 
     Raises:
@@ -137,7 +141,7 @@ def tune(
     found: list[Trial] = []
     for index, (start, end) in enumerate(zip([1, *(edge + 1 for edge in edges)], edges, strict=False)):
         examples = _draw(data, start, end, search)
-        study = _open(search, f"{start}-{end}", _full(model.config, end))
+        study = _open(search, f"{start}-{end}", [_params(part, model.config, end) for part in (SubNetwork(), *known)])
 
         def objective(trial: Any, *, end: int = end, examples: Dataset = examples) -> tuple[float, float]:  # noqa: ANN401
             return _run(trial, model, examples, end, _segments(model.config, edges, end), space, latency)
@@ -243,11 +247,17 @@ def _draw(data: Dataset, start: int, end: int, search: Search) -> Dataset:
     return dataclasses.replace(data, features=tuple(drawn))
 
 
-def _full(config: AdaptiveConfig, end: int) -> dict[str, Any]:
-    """The parameters of the full network as it was trained."""
+def _params(part: SubNetwork, config: AdaptiveConfig, end: int) -> dict[str, Any]:
+    """The parameters of a sub-network, in segments as long as in training."""
+    whole = part.resolve(config)
     segment = min(config.segment.length, end) if config.segment else end
-    whole = {"layers": config.num_layers, "heads": config.num_heads, "ffn": config.ffn_size}
-    return whole | {"resolution": "", "segment": segment}
+    sizes = {"layers": whole.layers, "heads": whole.heads, "ffn": whole.ffn}
+    return sizes | {"resolution": _resolution(part), "segment": segment}
+
+
+def _resolution(part: SubNetwork) -> str:
+    """The scaling of positions as text, empty for that of training."""
+    return str(SubNetwork(position_resolution=part.position_resolution)) if part.position_resolution else ""
 
 
 def _segments(config: AdaptiveConfig, edges: Sequence[int], end: int) -> list[int]:
@@ -258,28 +268,28 @@ def _segments(config: AdaptiveConfig, edges: Sequence[int], end: int) -> list[in
     return [edge for edge in edges if shortest < edge <= min(end, config.max_length)]
 
 
-def _open(search: Search, name: str, first: dict[str, Any]) -> Any:  # noqa: ANN401
-    """The study of a bucket, new or from the storage, with the full network in its queue."""
+def _open(search: Search, name: str, first: Sequence[dict[str, Any]]) -> Any:  # noqa: ANN401
+    """The study of a bucket, new or from the storage; a new one tries `first` before anything else."""
     optuna, sql = load_extra("optuna", purpose="tuning"), load_extra("sqlalchemy.exc", purpose="tuning")
     optuna.logging.set_verbosity(optuna.logging.ERROR)
+    where = {"study_name": name, "storage": f"sqlite:///{search.storage}"}
+    create = functools.partial(optuna.create_study, **where, directions=["maximize", "minimize"], load_if_exists=True)
     try:
-        study = optuna.create_study(
-            study_name=name,
-            storage=f"sqlite:///{search.storage}",
-            directions=["maximize", "minimize"],
-            load_if_exists=True,
-        )
+        study = create()
     except sql.SQLAlchemyError as error:
         raise ModelError(f"{search.storage} can't be used as storage: {error.__cause__ or error}") from error
     if study.user_attrs.get("identity", search.identity) != search.identity:
         raise ModelError(
             f"{search.storage} holds the search of another model, data or runtime", hint="give another --storage"
         )
-    study.set_user_attr("identity", search.identity)
     done = len(_finished(study))
+    if not done:  # what a killed search has queued would come first
+        optuna.delete_study(**where)
+        study = create()
+        for params in first:
+            study.enqueue_trial(params)
+    study.set_user_attr("identity", search.identity)
     study.sampler = optuna.samplers.TPESampler(seed=search.seed + done)
-    if not done:
-        study.enqueue_trial(first)
     return study
 
 
@@ -317,7 +327,7 @@ def _read(trial: Any, config: AdaptiveConfig, end: int) -> Trial:  # noqa: ANN40
 
 def _subnetwork(params: dict[str, Any], config: AdaptiveConfig) -> SubNetwork:
     """The sub-network of a trial's parameters, None for all of something."""
-    whole = _full(config, 1)
+    whole = _params(SubNetwork(), config, 1)
     sizes = {name: None if params[name] == whole[name] else params[name] for name in ("layers", "heads", "ffn")}
     resolution = SubNetwork.parse(params["resolution"] or "full").position_resolution
     return SubNetwork(**sizes, position_resolution=resolution)

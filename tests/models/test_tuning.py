@@ -50,6 +50,24 @@ def test_every_bucket_starts_with_the_full_network(tmp_path):
     assert all(one.latency_ms == layers_times_length(one.subnetwork, one.max_length, one.segment) for one in trials)
 
 
+def test_known_sub_networks_come_next(tmp_path):
+    known = (SubNetwork(layers=2, ffn=7), SubNetwork.parse("l1-yarn3"))
+    model = make()
+    space = SearchSpace.of(model.config, known)
+    assert space.ffn == (4, 7, 8, 12, 16) and space.resolutions[-1] == "yarn3"
+    for trials in (2, 3):
+        found = tune(
+            model,
+            documents(model, (16,)),
+            edges=(16,),
+            space=space,
+            latency=layers_times_length,
+            search=search(tmp_path, trials=trials),
+            known=known,
+        )
+    assert [one.subnetwork for one in found] == [FULL, *known]
+
+
 def test_quality_is_what_evaluate_says(tmp_path):
     model = make()
     trials = run(model, tmp_path, edges=(16,), trials=3, examples=6)
@@ -71,6 +89,15 @@ def test_a_search_goes_on_where_it_was_left(tmp_path):
     assert [one for one in more if one.max_length == 16][:2] == first[:2] and len(more) == 12
     assert len(set(measured)) == len(measured), "what was measured before is not measured again"
     assert run(model, tmp_path, latency=counted, trials=6) == more
+
+
+def test_a_search_killed_in_its_first_trial_starts_with_the_full_network_again(tmp_path):
+    def killed(subnetwork, length, segment):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(make(), tmp_path, edges=(16,), latency=killed)
+    assert run(make(), tmp_path, edges=(16,), trials=2)[0].subnetwork == FULL
 
 
 def test_storage_of_another_search_is_refused(tmp_path):
