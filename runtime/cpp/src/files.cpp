@@ -14,8 +14,6 @@
 namespace ctxrt::core {
 namespace {
 
-constexpr std::size_t kChunk = 1 << 20;
-
 Error unreadable(const Path& path) {
   return input_error(text(path.string(), " can't be read: ", std::strerror(errno)));
 }
@@ -62,14 +60,8 @@ Result<std::vector<std::byte>> read_file(const Path& path, std::size_t limit) {
 }
 
 Result<std::string> sha256_file(const Path& path) {
-  const OpenFile file(path);
-  if (file.descriptor() < 0) return unreadable(path);
-  Sha256 hash;
-  std::vector<std::byte> buffer(kChunk);
-  ssize_t size = 0;
-  while ((size = file.read(buffer)) > 0) hash.update(Bytes(buffer).first(size));
-  if (size < 0) return unreadable(path);
-  return hash.digest();
+  CTXRT_ASSIGN(const auto file, MappedFile::open(path));
+  return sha256(file->bytes());
 }
 
 Result<std::shared_ptr<const MappedFile>> MappedFile::open(const Path& path) {

@@ -18,7 +18,7 @@ using Path = std::filesystem::path;
 // At most `limit` bytes from the start of a file; the error is of the kind `input`.
 Result<std::vector<std::byte>> read_file(const Path& path, std::size_t limit);
 
-// The sha256 of a file, in hexadecimal.
+// The sha256 of a file, in hexadecimal; it must not shrink meanwhile.
 Result<std::string> sha256_file(const Path& path);
 
 // A file mapped for reading; its pages are shared with every other process that maps it. It must not shrink.
