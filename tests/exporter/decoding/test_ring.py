@@ -4,26 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import torch
 
 from ctx_runtime.generation.feeds import Chunk, attention_feeds, grouped_feeds
 from ctx_runtime.generation.ring import retired_slot, write_slot
-from tests.fixtures.decoders import WINDOW, decoder, decoder_model, decoder_session, text
+from tests.fixtures.decoders import WINDOW, decoder, decoder_session, masked_logits, text
 
 CAPACITY, SINKS, LENGTH = 16, 3, 60
-
-
-def masked_logits(kind, ids):
-    """PyTorch's logits `(length, vocab)` where each token sees the sinks and the last `CAPACITY - SINKS` tokens."""
-    query, key = torch.arange(len(ids))[:, None], torch.arange(len(ids))[None, :]
-    seen = (key <= query) & ((key < SINKS) | (query - key < CAPACITY - SINKS))
-    full, sliding = seen[None, None], (seen & (query - key < WINDOW))[None, None]
-    windows = decoder(kind).shape.windows
-    mask = {"full_attention": full, "sliding_attention": sliding} if len(set(windows)) > 1 else full
-    with torch.no_grad():
-        return (
-            decoder_model(kind)(input_ids=torch.tensor([ids]), attention_mask=mask, use_cache=False).logits[0].numpy()
-        )
 
 
 def ring_logits(kind, form, ids):
@@ -61,4 +47,6 @@ def ring_logits(kind, form, ids):
 )
 def test_a_full_cache_goes_on_as_pytorch_does_under_the_same_mask(kind, form):
     ids = text(LENGTH)
-    np.testing.assert_allclose(ring_logits(kind, form, ids), masked_logits(kind, ids), atol=2e-5)
+    np.testing.assert_allclose(
+        ring_logits(kind, form, ids), masked_logits(kind, ids, capacity=CAPACITY, sinks=SINKS), atol=2e-5
+    )

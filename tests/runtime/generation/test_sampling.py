@@ -34,7 +34,7 @@ def test_a_penalty_divides_positive_logits_and_multiplies_negative_ones_once():
         ({"top_p": 0.5}, [1]),
         ({"top_p": 0.6}, [1, 3]),
         ({"top_p": 0.8}, [1, 3, 0]),
-        ({"min_p": 0.5}, [1, 3]),
+        ({"min_p": 0.49}, [1, 3]),
         ({"min_p": 0.6}, [1]),
         ({"top_k": 2, "top_p": 0.6}, [1]),  # 2/3 of what top-k leaves is above 0.6
         ({"top_p": 1e-9}, [1]),

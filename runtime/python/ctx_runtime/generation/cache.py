@@ -19,6 +19,7 @@ class KVCache:
     Attributes:
         tokens: of each row, as far as their keys and values are cached; in a full cache the oldest may have left it.
         buffers: by the name of the cache's tensor, `key.0` …, each `(rows, kv_heads, capacity, head_size)`.
+        prepared: larger ones, taken before they are needed.
 
     Raises:
         MemoryBudgetError: the machine has not so much memory left.
@@ -28,7 +29,7 @@ class KVCache:
         self.decoder, self.capacity = decoder, capacity
         self.tokens: list[list[int]] = [[] for _ in range(rows)]
         self.buffers = {slot: self._take(capacity) for slot in decoder.slots}
-        self._next: dict[str, np.ndarray] = {}
+        self.prepared: dict[str, np.ndarray] = {}
 
     @property
     def nbytes(self) -> int:
@@ -46,15 +47,15 @@ class KVCache:
         The first touch of fresh memory is most of what a move costs. One buffer before each of the last steps in a
         cache spreads it.
         """
-        missing = next((slot for slot in self.buffers if slot not in self._next), None)
+        missing = next((slot for slot in self.buffers if slot not in self.prepared), None)
         if missing is not None:
-            self._next[missing] = self._take(capacity)
+            self.prepared[missing] = self._take(capacity)
 
     def grow(self, capacity: int) -> None:
         """Move to larger buffers by one copy of what is filled."""
         filled = self.longest
         for slot, buffer in self.buffers.items():
-            larger = self._next.pop(slot, None)
+            larger = self.prepared.pop(slot, None)
             larger = self._take(capacity) if larger is None else larger
             larger[:, :, :filled] = buffer[:, :, :filled]
             self.buffers[slot] = larger
