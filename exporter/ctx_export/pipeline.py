@@ -239,23 +239,12 @@ def prove(shop: Workshop, records: Sequence[BucketRecord]) -> ParityReport:
     Raises:
         ParityError: a case is out of tolerance.
     """
-    unverified: dict[str, str] = {}
-    proofs: list[BucketProof] = []
     (shop.writer.root / "parity").mkdir()
-    steps: dict[str, Callable[[], BucketProof]] = {
-        record.name: functools.partial(_prove_bucket, shop, record) for record in records
-    }
+    steps = {record.name: functools.partial(_prove_bucket, shop, record) for record in records}
     if shop.fusion is not None:
         steps[FUSION] = functools.partial(_prove_fusion, shop, shop.fusion.record, records[-1])
     with shop.stages.stage("parity"):
-        for done, (name, step) in enumerate(steps.items()):
-            shop.stages.tell("parity", done, len(steps))
-            try:
-                proofs.append(step())
-            except BackendError as error:
-                unverified[name] = str(error)
-        shop.stages.tell("parity", len(steps), len(steps))
-    report = merge(proofs, unverified)
+        report = _run_proofs(steps, shop.stages)
     refuse_failures(report)
     write_report(report, shop.writer.root / "parity" / "report.json")
     return report
@@ -300,16 +289,26 @@ def verify(
             f"{source.name} has other inputs or outputs than the bundle {manifest.name}",
             hint="give the model and the task that the bundle was built from",
         )
-    stages, proofs, unverified = Stages(on_progress), [], {}
-    for done, record in enumerate(manifest.buckets):
-        stages.tell("parity", done, len(manifest.buckets))
-        try:
-            proofs.append(proving.prove_bucket(source, record, bundle.root))
-        except BackendError as error:
-            unverified[record.name] = str(error)
+    steps = {
+        record.name: functools.partial(proving.prove_bucket, source, record, bundle.root) for record in manifest.buckets
+    }
     if manifest.fusion is not None:
-        overlap, longest = manifest.overflow.overlap, manifest.buckets[-1]
-        proofs.append(proving.prove_fusion(source, manifest.fusion, longest, bundle.root, overlap=overlap))
+        parts, overlap = (source, manifest.fusion, manifest.buckets[-1], bundle.root), manifest.overflow.overlap
+        steps[FUSION] = functools.partial(proving.prove_fusion, *parts, overlap=overlap)
+    return _run_proofs(steps, Stages(on_progress))
+
+
+def _run_proofs(steps: Mapping[str, Callable[[], BucketProof]], stages: Stages) -> ParityReport:
+    """One report over the proofs of all buckets, with the reason where one could not be run here."""
+    unverified: dict[str, str] = {}
+    proofs: list[BucketProof] = []
+    for done, (name, step) in enumerate(steps.items()):
+        stages.tell("parity", done, len(steps))
+        try:
+            proofs.append(step())
+        except BackendError as error:
+            unverified[name] = str(error)
+    stages.tell("parity", len(steps), len(steps))
     return merge(proofs, unverified)
 
 

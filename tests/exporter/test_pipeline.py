@@ -137,7 +137,7 @@ def test_answers_out_of_tolerance_are_never_published(model, cache, tmp_path, mo
     ("asked", "message"),
     [
         (profile(16, 65), "bucket ctx-65 of profile x is longer than the 64 positions"),
-        (profile(16, subnetwork={"layers": 1}), "asks for a sub-network"),
+        (profile(16, subnetwork={"layers": 1}), "bucket ctx-16 of profile x: encoder has no sub-networks"),
         (profile(16, overlap=14), "leave no room beside 2 special tokens"),
     ],
 )
