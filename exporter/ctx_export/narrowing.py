@@ -7,6 +7,8 @@ positions), and otherwise in what its operands have.
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import ml_dtypes
 import numpy as np
 import onnx_ir as ir
@@ -32,8 +34,8 @@ _ANGLES = ("Sin", "Cos")
 """Their operands, positions times frequencies, need more digits than 16 bits have."""
 
 
-def narrow(model: ir.Model, dtype: ir.DataType) -> ir.Model:
-    """`model` in `dtype`, FLOAT16 or BFLOAT16; inputs and outputs keep theirs by casts at the border.
+def narrow(model: ir.Model, dtype: ir.DataType, *, border: Collection[str] = ()) -> ir.Model:
+    """`model` in `dtype`, FLOAT16 or BFLOAT16; inputs and outputs keep theirs by casts, but those of `border`.
 
     Numbers beyond the range of `dtype` become its largest finite ones, and tiny ones its smallest, so that a mask of
     `-3.4e38` is not an infinity and a divisor of `1e-12` not zero.
@@ -47,6 +49,9 @@ def narrow(model: ir.Model, dtype: ir.DataType) -> ir.Model:
             "a graph with control flow can't be converted to 16 bits", hint="build it with precision fp32"
         )
     _complete_types(model)
+    for value in (*model.graph.inputs, *model.graph.outputs):
+        if value.name in border:
+            value.type = ir.TensorType(dtype)
     wide = _angles(model.graph)
     border = [(value.name, value.dtype) for value in model.graph.outputs]
     narrowing = _Narrowing(model.graph, dtype)

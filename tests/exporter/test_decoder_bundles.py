@@ -8,9 +8,11 @@ import shutil
 import numpy as np
 import pytest
 
-from ctx_export.pipeline import build
+from ctx_export.pipeline import build, verify
 from ctx_runtime.bundle import Bundle
 from ctx_runtime.errors import BuildError, BundleError
+from ctx_runtime.golden import verify as verify_golden
+from ctx_runtime.resource_profile import BucketEntry
 from tests.fixtures.decoders import TEMPLATE, VOCABULARY, decoder_model, decoder_profile, write_decoder
 
 
@@ -77,3 +79,30 @@ def test_a_bundle_whose_graph_leaves_out_a_part_of_the_cache_is_refused(built, t
 
 def test_the_report_is_json(built):
     assert json.loads(json.dumps(built.to_json()))["parity"]["passed"]
+
+
+def test_a_stretched_bucket_is_another_graph_over_the_same_weights(tmp_path):
+    model = write_decoder("llama", tmp_path / "model")
+    stretched = {"max_length": 300, "subnetwork": {"position_resolution": {"kind": "yarn", "factor": 2.0}}}
+    profile = decoder_profile().model_copy(update={"buckets": (BucketEntry(max_length=16), BucketEntry(**stretched))})
+    report = build(model, profile, tmp_path / "bundle")
+    assert {case.lengths for case in report.parity.cases if case.bucket == "ctx-300"} == {(17,), (300,)}
+    assert all(case.max_abs < 2e-5 for case in report.parity.cases)
+    assert [bucket.graph for bucket in report.bundle.manifest.buckets] == ["graphs/fp32.onnx", "graphs/fp32-yarn2.onnx"]
+    weights = sum(parameter.numel() for parameter in decoder_model("llama").parameters())
+    assert abs(report.weights_bytes - 4 * weights) < 4096
+    assert verify(tmp_path / "bundle", model).passed
+
+
+def test_eight_bits_are_a_quarter_of_the_products_bytes(tmp_path, built):
+    model = write_decoder("llama-3", tmp_path / "model")
+    report = build(model, decoder_profile(precision="int8"), tmp_path / "bundle")
+    assert report.parity.passed and report.parity.worst()["max_abs"] > 1e-3
+    table = 4 * 97 * 64
+    assert report.weights_bytes - table < 0.4 * (built.weights_bytes - table)
+
+
+def test_golden_texts_are_read_on_the_device_too(built):
+    report = verify_golden(built.bundle)
+    assert report.passed and [case.lengths for case in report.cases] == [(1,), (16,), (17,), (48,)]
+    assert all(case.top1 == 1 for case in report.cases)

@@ -35,7 +35,9 @@ def convert(graph: ir.Model, precision: Precision, *, form: DecoderForm) -> ir.M
     if precision == "bf16":
         raise ExportError("a decoder has no precision bf16", hint="take fp16")
     if precision == "fp16":
-        return _with_narrow_cache(narrow(graph, ir.DataType.FLOAT16))
+        values = (*graph.graph.inputs, *graph.graph.outputs)
+        cache = [name for value in values if (name := value.name or "").startswith(("past_", "present_"))]
+        return narrow(graph, ir.DataType.FLOAT16, border=cache)
     if precision == "fp32":
         return graph
     graph = _untie(graph)
@@ -75,22 +77,3 @@ def _transposed(graph: ir.Graph, weight: ir.Value) -> ir.Value:
     value = ir.Value(name=name, shape=shape, type=ir.TensorType(tensor.dtype), const_value=lazy)
     graph.register_initializer(value)
     return value
-
-
-def _with_narrow_cache(model: ir.Model) -> ir.Model:
-    """Take and give the cache in float16, without the casts at the border that `narrow` has left."""
-    half = ir.TensorType(ir.DataType.FLOAT16)
-    for value in model.graph.inputs:
-        if (value.name or "").startswith("past_"):
-            for widened in value.consumers():
-                ir.convenience.replace_all_uses_with(widened.outputs[0], value)
-                model.graph.remove(widened, safe=True)
-            value.type = half
-    for index, value in enumerate(model.graph.outputs):
-        cast = value.producer()
-        if (value.name or "").startswith("present_") and cast is not None and cast.op_type == "Cast":
-            kept, name = given(cast.inputs[0]), value.name
-            model.graph.outputs[index] = kept
-            model.graph.remove(cast, safe=True)
-            kept.name, kept.shape = name, value.shape
-    return model
