@@ -30,6 +30,7 @@ def test_public_names_are_these():
         "CtxError",
         "Dispatch",
         "Explanation",
+        "Generation",
         "Result",
         "Runtime",
         "Stats",

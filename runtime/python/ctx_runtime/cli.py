@@ -1,13 +1,13 @@
-"""`ctx-runtime`: inspect, run, explain and verify a bundle on the device, without PyTorch."""
+"""`ctx-runtime`: inspect, run, generate, explain and verify a bundle on the device, without PyTorch."""
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
+import functools
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,11 @@ from ctx_runtime import __version__
 from ctx_runtime.backends.tensorrt import misfit_here
 from ctx_runtime.bundle import Bundle
 from ctx_runtime.errors import CtxError, InputError
+from ctx_runtime.generation.ladder import Ladder
+from ctx_runtime.generation_cli import add_commands
 from ctx_runtime.golden import verify
 from ctx_runtime.manifest import Manifest
+from ctx_runtime.printing import print_json, print_line, print_table
 from ctx_runtime.results import Result
 from ctx_runtime.runtime import Runtime
 
@@ -42,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             raise
         sys.stderr.write(f"error: {error}\n" + (f"hint: {error.hint}\n" if error.hint else ""))
         if options.json:
-            _print_json({"error": {"kind": type(error).__name__, "message": str(error), "hint": error.hint}})
+            print_json({"error": {"kind": type(error).__name__, "message": str(error), "hint": error.hint}})
         status = error.exit_code
     sys.exit(status)
 
@@ -63,6 +66,7 @@ def _parser() -> argparse.ArgumentParser:
     explain = _command(commands, "explain", _explain, "Say where an input would run, and why.", "--length 3000")
     explain.add_argument("--length", type=int, required=True, help="in tokens")
     explain.add_argument("--batch", type=int, default=1, help="rows of this length (default 1)")
+    add_commands(functools.partial(_command, commands))
     for command in (run, explain):
         command.add_argument("--min-quality", type=float, help="the least quality that an input is run with")
     _command(commands, "verify", _verify, "Prove the bundle on this device from its golden vectors.", "")
@@ -92,16 +96,17 @@ def _inspect(options: argparse.Namespace) -> int:
     manifest = bundle.manifest
     if options.json:
         misfits = {engine.file: misfit_here(engine) for engine in manifest.engines}
-        _print_json({"bundle": str(bundle.root), "manifest": manifest.model_dump(mode="json"), "misfits": misfits})
+        stated = {"bundle": str(bundle.root), "manifest": manifest.model_dump(mode="json"), "misfits": misfits}
+        print_json(stated if manifest.decoder is None else stated | {"memory": _memory(manifest)})
         return 0
     total = sum(record.bytes for record in manifest.files)
-    _print(f"{manifest.name}: {manifest.task}, {total / 1e6:.1f} MB, {manifest.source.kind}")
+    print_line(f"{manifest.name}: {manifest.task}, {total / 1e6:.1f} MB, {manifest.source.kind}")
     specs = [("input", spec) for spec in manifest.inputs] + [("output", spec) for spec in manifest.outputs]
-    _table(
+    print_table(
         ("tensor", "name", "dtype", "shape"),
         ((kind, spec.name, spec.dtype, f"({', '.join(map(str, spec.shape))})") for kind, spec in specs),
     )
-    _table(
+    print_table(
         ("bucket", "tokens", "batch", "network", "backends", "graph"),
         (
             (
@@ -117,21 +122,42 @@ def _inspect(options: argparse.Namespace) -> int:
     )
     for engine in manifest.engines:
         buckets = ", ".join(engine.optimization_profiles)
-        _print(
+        print_line(
             f"engine {engine.file}: {engine.backend} {engine.library_version}, {', '.join(engine.targets)}; {buckets}"
         )
         misfit = misfit_here(engine)
-        _print("  fits this machine" if misfit is None else f"  does not fit this machine: {misfit}")
+        print_line("  fits this machine" if misfit is None else f"  does not fit this machine: {misfit}")
+    if manifest.decoder is not None:
+        _print_decoder(manifest)
+        return 0
     overflow = manifest.overflow
     pooling = "fused by the model" if manifest.fusion is not None else overflow.fusion
-    _print(f"longer than {manifest.max_length} tokens: {overflow.policy}, overlap {overflow.overlap}, {pooling}")
+    print_line(f"longer than {manifest.max_length} tokens: {overflow.policy}, overlap {overflow.overlap}, {pooling}")
     if manifest.quality:
         _print_quality(manifest)
     return 0
 
 
+def _memory(manifest: Manifest) -> dict[str, int]:
+    """Bytes that one text takes in each bucket of a causal language model, beside the weights."""
+    return {bucket.name: Ladder(manifest).bytes_in(bucket) for bucket in manifest.buckets}
+
+
+def _print_decoder(manifest: Manifest) -> None:
+    decoder = manifest.decoder
+    assert decoder is not None  # noqa: S101 (the caller has looked)
+    print_table(
+        ("bucket", "memory of one text"),
+        ((name, f"{bytes_taken / 1e6:.1f} MB") for name, bytes_taken in _memory(manifest).items()),
+    )
+    ways = {"sliding": f"old tokens leave, the first {decoder.sinks} stay", "error": "refused"}
+    print_line(f"longer than {manifest.max_length} tokens: {ways[manifest.overflow.policy]}")
+    template = "none" if decoder.chat_template is None else decoder.chat_template
+    print_line(f"prompts in chunks of {decoder.chunk} tokens, chat template: {template}")
+
+
 def _print_quality(manifest: Manifest) -> None:
-    _table(
+    print_table(
         ("tokens", "network", "quality", "examples", "ms"),
         (
             (
@@ -145,7 +171,7 @@ def _print_quality(manifest: Manifest) -> None:
         ),
     )
     if manifest.min_quality is not None:
-        _print(f"an input runs where the quality at its length is at least {manifest.min_quality:g}")
+        print_line(f"an input runs where the quality at its length is at least {manifest.min_quality:g}")
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -157,16 +183,16 @@ def _run(options: argparse.Namespace) -> int:
     dispatch = [row for result in results for row in result.dispatch]
     if options.json:
         described = {name: _described(array) for name, array in outputs.items()}
-        _print_json({"outputs": described, "dispatch": [row._asdict() for row in dispatch]})
+        print_json({"outputs": described, "dispatch": [row._asdict() for row in dispatch]})
         return 0
-    _table(
+    print_table(
         ("length", "bucket", "backend", "padding", "segments", "ms", "reason"),
         (
             (row.length, row.bucket, row.backend, row.padding, row.segments, f"{row.ms:.1f}", row.reason)
             for row in dispatch
         ),
     )
-    _table(
+    print_table(
         ("output", "dtype", "shape", "first values"),
         (
             (name, array.dtype, array.shape, " ".join(f"{value:.4g}" for value in array.ravel()[:4]))
@@ -180,9 +206,9 @@ def _explain(options: argparse.Namespace) -> int:
     with Runtime.open(options.bundle, min_quality=options.min_quality) as runtime:
         explanation = runtime.explain(options.length, batch=options.batch)
     if options.json:
-        _print_json(dataclasses.asdict(explanation))
+        print_json(dataclasses.asdict(explanation))
     else:
-        _table(dataclasses.asdict(explanation), [dataclasses.astuple(explanation)])
+        print_table(dataclasses.asdict(explanation), [dataclasses.astuple(explanation)])
     return 0
 
 
@@ -190,9 +216,9 @@ def _verify(options: argparse.Namespace) -> int:
     report = verify(options.bundle)
     if options.json:
         cases = [case.to_json() for case in report.cases]
-        _print_json({"passed": report.passed, "unverified": report.unverified, "cases": cases})
+        print_json({"passed": report.passed, "unverified": report.unverified, "cases": cases})
     else:
-        _table(
+        print_table(
             ("bucket", "graph", "lengths", "max abs", "allowed", "cosine", "parity"),
             (
                 (
@@ -208,7 +234,7 @@ def _verify(options: argparse.Namespace) -> int:
             ),
         )
         for bucket, reason in report.unverified.items():
-            _print(f"{bucket} is unverified: {reason}")
+            print_line(f"{bucket} is unverified: {reason}")
     return 0 if report.passed else 1
 
 
@@ -261,21 +287,6 @@ def _described(array: np.ndarray) -> dict[str, object]:
     if array.size <= _MAX_PRINTED and np.isfinite(array).all():
         described["values"] = array.tolist()
     return described
-
-
-def _print(line: str) -> None:
-    sys.stdout.write(line + "\n")
-
-
-def _print_json(value: object) -> None:
-    _print(json.dumps(value, indent=2, allow_nan=False))
-
-
-def _table(headings: Iterable[str], rows: Iterable[Iterable[object]]) -> None:
-    cells = [tuple(map(str, row)) for row in (headings, *rows)]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    for row in cells:
-        _print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
 if __name__ == "__main__":

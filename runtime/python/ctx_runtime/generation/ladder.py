@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 from ctx_runtime.errors import InputError, MemoryBudgetError, TooLongError
@@ -27,7 +28,7 @@ class Ladder:
         cache = decoder.cache_bytes(batch=self.rows, capacity=bucket.max_length)
         return cache + bucket.activation.bytes_for(1, min(decoder.chunk, bucket.max_length))
 
-    @property
+    @functools.cached_property
     def affordable(self) -> tuple[BucketRecord, ...]:
         """The buckets whose memory budget holds what they take, in ascending order."""
         return tuple(
