@@ -16,9 +16,6 @@ from ctx_models.evaluation import OnProgress, QualityTable, evaluate
 from ctx_models.retrieval import RetrievalTask, effective_context_length, retrieval_dataset, wording_for
 from ctx_models.subnetwork import SubNetwork
 
-_ANY_LENGTH = 1 << 20
-"""Tokens of the longest example for a model that cuts its inputs into segments itself."""
-
 
 @dataclass(frozen=True)
 class RetrievalRun:
@@ -119,13 +116,12 @@ def read_dataset(checkpoint: Checkpoint, file: Path) -> Dataset:
         ModelError: the file is not sound, its labels are not the model's, or the checkpoint has no tokenizer.
     """
     model = checkpoint.model
-    longest = _ANY_LENGTH if model.config.segment else model.config.max_length
     return encode_examples(
         read_examples(file, model.task),
         _tokenizer(checkpoint),
         task=model.task,
         labels=model.labels,
-        max_length=longest,
+        max_length=model.config.longest_input,
         pad_id=model.config.pad_id,
     )
 

@@ -150,7 +150,7 @@ def _prepare(job: TrainingJob) -> tuple[TaskModel, Path, Dataset, Dataset | None
     settings: dict[str, Any] = {
         "task": job.task,
         "labels": model.labels,
-        "max_length": model.config.max_length,
+        "max_length": model.config.longest_input,
         "pad_id": model.config.pad_id,
     }
     data = encode_examples(examples, tokenizer, **settings)

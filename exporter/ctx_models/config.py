@@ -114,6 +114,11 @@ class AdaptiveConfig:
         """The longest span of positions that the layers see, in tokens."""
         return self.segment.length if self.segment else self.max_length
 
+    @property
+    def longest_input(self) -> int | None:
+        """The longest input that the model takes, in tokens; None: any, in segments."""
+        return None if self.segment else self.max_length
+
     def to_json(self) -> dict[str, Any]:
         """As JSON values."""
         return dataclasses.asdict(self)

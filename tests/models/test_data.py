@@ -142,6 +142,11 @@ def test_what_is_longer_than_the_model_takes_is_cut_and_counted(write):
     assert data.features[0].texts[0][-1] == words().index("[SEP]") and data.features[0].labels[-1] == IGNORED
 
 
+def test_a_model_with_segments_takes_the_whole_of_a_text(write):
+    data = encode(read_examples(write("a O\n" * 900), "token-classification"), max_length=None)
+    assert data.cut == 0 and data.features[0].length == 902
+
+
 def test_a_tag_unseen_in_training_is_one_line_that_names_the_place(write):
     with pytest.raises(ModelError, match=r"data\.txt:4: the label 'O' was not seen in training") as caught:
         encode(read_examples(write(CONLL_2003), "token-classification"), labels=("B-LOC",))

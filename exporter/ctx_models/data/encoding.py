@@ -93,7 +93,7 @@ def encode_examples(
     *,
     task: Task,
     labels: tuple[str, ...],
-    max_length: int,
+    max_length: int | None,
     pad_id: int,
 ) -> Dataset:
     """Token ids and labels of `examples`, which are all of `task`.
@@ -104,10 +104,10 @@ def encode_examples(
 
     Args:
         examples: what `read_examples` read.
-        tokenizer: its padding is turned off, and its truncation set to `max_length`.
+        tokenizer: its padding is turned off, and its truncation set to `max_length`, or off.
         task: what is learned.
         labels: those that the model knows, in the order of its outputs.
-        max_length: tokens of the longest text that the model takes, special tokens included.
+        max_length: tokens of the longest text that the model takes, special tokens included; None: any.
         pad_id: what fills short rows of a batch.
 
     Raises:
@@ -115,7 +115,9 @@ def encode_examples(
     """
     indices = {label: index for index, label in enumerate(labels)}
     tokenizer.no_padding()
-    tokenizer.enable_truncation(max_length)
+    tokenizer.no_truncation()
+    if max_length is not None:
+        tokenizer.enable_truncation(max_length)
     encoded = [_encode(example, tokenizer, indices) for example in examples]
     cut = sum(any(text.overflowing for text in texts) for texts, _ in encoded)
     features = tuple(Features(tuple(tuple(text.ids) for text in texts), labels) for texts, labels in encoded)
