@@ -53,12 +53,12 @@ def narrow(model: ir.Model, dtype: ir.DataType, *, border: Collection[str] = ())
         if value.name in border:
             value.type = ir.TensorType(dtype)
     wide = _angles(model.graph)
-    border = [(value.name, value.dtype) for value in model.graph.outputs]
+    outputs = [(value.name, value.dtype) for value in model.graph.outputs]
     narrowing = _Narrowing(model.graph, dtype)
     for node in list(model.graph):
         if node.op_type != "Constant":
             narrowing.convert(node, wide=node in wide or _stays_wide(node))
-    for index, (name, kept) in enumerate(border):
+    for index, (name, kept) in enumerate(outputs):
         narrowing.restore_output(index, name, kept)
     RemoveUnusedNodesPass()(model)
     return model
