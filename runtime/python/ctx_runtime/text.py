@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -48,14 +48,16 @@ class Tokenizer:
         """The text of one token, special or not; nothing for an id that the tokenizer does not know."""
         return self._tokenizer().id_to_token(token) or ""
 
-    def stream(self) -> Callable[[int], str]:
-        """Takes the tokens of a text one by one; gives the text that each completes, without special tokens.
+    def stream(self, before: Sequence[int]) -> Callable[[int], str]:
+        """Takes the tokens that follow `before` one by one; gives the text that each completes, no special tokens.
 
-        That is nothing as long as a character is unfinished.
+        That is nothing as long as a character is unfinished. A space between the two texts belongs to the second.
         """
         from tokenizers.decoders import DecodeStream  # noqa: PLC0415 (optional, and there once a tokenizer is)
 
-        tokenizer, stream = self._tokenizer(), DecodeStream(skip_special_tokens=True)
+        tokenizer, last = self._tokenizer(), list(before[-1:])
+        unfinished = tokenizer.decode(last).endswith("\ufffd")
+        stream = DecodeStream([] if unfinished else last, skip_special_tokens=True)
         return lambda token: stream.step(tokenizer, token) or ""
 
     def _tokenizer(self) -> Any:  # noqa: ANN401 (the package has no types)

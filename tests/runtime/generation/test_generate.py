@@ -82,7 +82,7 @@ def test_a_stop_string_over_several_tokens_ends_the_text_before_it(runtime):
     stop = " ".join(words[4:6])
     generation = runtime.generate(PROMPT, max_new_tokens=20, stop=[stop])
     assert generation.finish_reason == "stop" and generation.tokens == tokens[:6]
-    assert generation.text == " ".join(words[:4]) + " "
+    assert generation.text == " " + " ".join(words[:4]) + " "
 
 
 def test_log_probabilities_are_those_of_pytorch(runtime):

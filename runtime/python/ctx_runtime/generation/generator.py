@@ -75,7 +75,7 @@ class Generator:
                 settings,
                 limit=settings.max_new_tokens or ladder.limit(len(text)),
                 ends=self._decoder.eos_token_ids,
-                stream=self._stream(settings),
+                stream=self._stream(text, settings),
             )
             for text in texts
         ]
@@ -83,8 +83,10 @@ class Generator:
         batch = Batch(rows, begin, self._end, reason)
         return [Generation(batch, row, has_text=self._manifest.tokenizer is not None) for row in rows]
 
-    def _stream(self, settings: Settings) -> TextStream | None:
-        return TextStream(self._tokenizer.stream(), settings.stops) if self._manifest.tokenizer is not None else None
+    def _stream(self, text: list[int], settings: Settings) -> TextStream | None:
+        if self._manifest.tokenizer is None:
+            return None
+        return TextStream(self._tokenizer.stream(text), settings.stops)
 
     def _begin(self, ladder: Ladder, bucket: BucketRecord, texts: Sequence[list[int]]) -> Decoding:
         """Go on from the kept cache as far as the only row has the same tokens, else from an empty one."""
