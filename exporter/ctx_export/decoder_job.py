@@ -81,6 +81,11 @@ def _check(shop: DecoderShop) -> None:
             f"{source.name} generates text, which overflow policy {policy} of profile {shop.profile.name} can't cut",
             hint="set overflow.policy to sliding (old tokens leave, the first ones stay) or error",
         )
+    if policy == "sliding" and not source.rotary:
+        raise BuildError(
+            f"{source.name} has learned positions, which end with the {source.max_length} it was made for",
+            hint="set overflow.policy to error",
+        )
     if len({plan.precision == "fp16" for plan in shop.plans}) > 1:
         raise BuildError("buckets with fp16 and with other precisions can't pass a cache on", hint="take one of them")
     for plan in shop.plans:
@@ -241,7 +246,8 @@ def verify_decoder(bundle: Bundle, source: CausalSource, stages: Stages) -> Pari
 def _write_manifest(shop: DecoderShop, decoder: DecoderRecord, records: tuple[BucketRecord, ...]) -> None:
     """Copy the tokenizer and the chat template, and write the manifest over all files."""
     root, source, profile = shop.writer.root, shop.source, shop.profile
-    (root / "tokenizer").mkdir()
+    if source.tokenizer is not None or decoder.chat_template is not None:
+        (root / "tokenizer").mkdir()
     if source.tokenizer is not None:
         shutil.copyfile(source.tokenizer, root / "tokenizer" / "tokenizer.json")
     if decoder.chat_template is not None and source.chat_template is not None:

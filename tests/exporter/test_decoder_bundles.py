@@ -64,6 +64,9 @@ def test_what_a_decoder_can_not_do_is_refused_before_the_export(tmp_path):
         build(model, decoder_profile(overflow={"policy": "segment", "overlap": 2}), tmp_path / "bundle")
     with pytest.raises(BuildError, match="a part of the network"):
         build(model, decoder_profile(subnetwork={"layers": 1}), tmp_path / "bundle")
+    gpt2 = write_decoder("gpt2", tmp_path / "gpt2")
+    with pytest.raises(BuildError, match="learned positions"):
+        build(gpt2, decoder_profile(overflow={"policy": "sliding"}), tmp_path / "bundle")
     assert not (tmp_path / "bundle").exists()
 
 

@@ -31,6 +31,7 @@ class CausalSource:
         record: where it came from, and the sha256 of its weights and configuration.
         model: of transformers, in float32 and eval mode.
         max_length: the longest text that its positions were made for, in tokens; None: no bound.
+        rotary: its positions go on without end; else a table of them ends with `max_length`.
         tokenizer: a `tokenizer.json`, None for a model without.
         chat_template: a Jinja template of messages, None for a model without.
         pad_id: what fills a row of a batch.
@@ -42,6 +43,7 @@ class CausalSource:
     record: SourceRecord
     model: Any
     max_length: int | None
+    rotary: bool
     tokenizer: Path | None
     chat_template: str | None
     pad_id: int
@@ -81,6 +83,7 @@ def load_causal(model: str | Path, *, name: str | None = None, allow_pickle: boo
         record=SourceRecord(kind="huggingface", sha256=digest(folder, [*weights, *settings])),
         model=pretrained,
         max_length=getattr(config, "max_position_embeddings", None),
+        rotary=bool(getattr(config, "rope_parameters", None)),
         tokenizer=tokenizer.file if tokenizer else None,
         chat_template=_chat_template(folder),
         pad_id=next(pad for pad in pads if pad is not None),
