@@ -134,6 +134,14 @@ def test_cancelling_keeps_what_there_is_and_what_was_cached(runtime):
     assert runtime.generate(PROMPT + seen, max_new_tokens=3).dispatch.reused_tokens == len(PROMPT) + 4
 
 
+def test_what_was_held_back_for_a_stop_string_belongs_to_a_cancelled_text(runtime):
+    words = [f" t{token}" for token in greedy("llama", PROMPT, 3)]
+    generation = runtime.generate(PROMPT, max_new_tokens=50, stop=f"{words[1]}{words[2]} never")
+    pieces = [token.text for token in itertools.islice(generation, 3)]
+    generation.cancel()
+    assert pieces == [words[0], "", ""] and generation.text == "".join(words)
+
+
 def test_one_row_may_be_cancelled_and_one_never_begun(runtime):
     rows = runtime.generate([PROMPT, text(4)], max_new_tokens=9)
     rows[0].cancel()

@@ -44,7 +44,6 @@ class Row:
     Attributes:
         answer: the tokens so far.
         finish_reason: None as long as it goes on.
-        tail: text that was held back when the caller ended it.
     """
 
     def __init__(
@@ -53,7 +52,6 @@ class Row:
         self.prompt, self.limit = prompt, limit
         self.answer: list[Token] = []
         self.finish_reason: FinishReason | None = None
-        self.tail = ""
         self._ends, self._stream, self._settings = ends, stream, settings
         self._sampler = Sampler(settings)
         self._seen = list(prompt)
@@ -74,10 +72,14 @@ class Row:
         self.answer.append(Token(token, text, *_likelihood(logits, token, self._settings.logprobs)))
 
     def cancel(self) -> None:
-        """End it, if it has not ended."""
+        """End it, if it has not ended; from any thread."""
         if self.finish_reason is None:
             self.finish_reason = "cancelled"
-            self.tail = self._stream.flush() if self._stream is not None else ""
+
+    @property
+    def tail(self) -> str:
+        """Text that is still held back: of an answer that the caller ended."""
+        return self._stream.held if self._stream is not None else ""
 
 
 def _likelihood(logits: np.ndarray, token: int, top: int | None) -> tuple[float | None, tuple[tuple[int, float], ...]]:

@@ -13,28 +13,29 @@ class TextStream:
         stops: texts that end the answer, and do not belong to it.
 
     Attributes:
+        held: text that may still become a stop string.
         stopped: a stop string has come.
     """
 
     def __init__(self, decode: Callable[[int], str], stops: Sequence[str]) -> None:
         self._decode, self._stops = decode, stops
-        self._held = ""
+        self.held = ""
         self.stopped = False
 
     def push(self, token: int) -> str:
         """The text that is certain once `token` has come; what may be the beginning of a stop string is held back."""
-        text = self._held + self._decode(token)
+        text = self.held + self._decode(token)
         found = [at for stop in self._stops if (at := text.find(stop)) >= 0]
         if found:
-            self.stopped, self._held = True, ""
+            self.stopped, self.held = True, ""
             return text[: min(found)]
         certain = len(text) - self._longest_beginning(text)
-        self._held = text[certain:]
+        self.held = text[certain:]
         return text[:certain]
 
     def flush(self) -> str:
         """What was held back, once no more tokens come."""
-        held, self._held = self._held, ""
+        held, self.held = self.held, ""
         return held
 
     def _longest_beginning(self, text: str) -> int:
