@@ -15,12 +15,12 @@ from ctx_export.tables import build_table, plain_table
 from ctx_runtime import Runtime
 
 QUESTIONS = (
-    "Who wrote Moby Dick, and what is it about?",
-    "Tell me more about the captain.",
-    "Describe his ship in a few sentences.",
-    "And the whale?",
-    "Now sum up what you have told me.",
+    "What is a whale?",
+    "How does it breathe?",
+    "Write a short story about a whale and a sailor.",
+    "What is the sailor's name?",
 )
+"""A model of this size makes up much of what it says."""
 
 
 def main() -> None:
@@ -62,10 +62,11 @@ def talk(console: Console, runtime: Runtime) -> None:
     for heading in ("turn", "buckets", "prompt", "cached", "prefill/s", "new", "decode/s", "KV cache"):
         table.add_column(heading, justify="left" if heading == "buckets" else "right", no_wrap=True)
     messages: list[dict[str, str]] = []
+    runtime.explain(1)  # opens the session, so that the first turn's time is its own
     for turn, question in enumerate(QUESTIONS, 1):
         console.print(f"[bold]{question}[/]")
         messages.append({"role": "user", "content": question})
-        generation = runtime.generate(messages, max_new_tokens=150)
+        generation = runtime.generate(messages, max_new_tokens=100, repetition_penalty=1.1)
         for token in generation:
             console.out(token.text, end="", highlight=False)
         console.print("\n")

@@ -22,7 +22,7 @@ class GenerationDispatch(NamedTuple):
         buckets: the names of the buckets that it went through.
         backend: what ran it.
         cache_bytes: of the KV cache at the end, all rows of the batch together.
-        prefill_ms: wall time of the prompt, in milliseconds.
+        prefill_ms: wall time of the prompt, in milliseconds; that of opening the session too, where it was not open.
         decode_ms: wall time of the steps after it, which the batch shares.
         reason: why it began in the first bucket.
     """
