@@ -31,7 +31,7 @@ TEST_F(CApi, NullPointersAndUnknownNamesAreInputErrors) {
   EXPECT_EQ(ctxrt_open(nullptr, nullptr, &runtime), CTXRT_ERROR_INPUT);
   EXPECT_EQ(ctxrt_open("x", nullptr, nullptr), CTXRT_ERROR_INPUT);
   const char* backend = "abacus";
-  const ctxrt_options options{CTXRT_SHARE_DEFAULT, 0, &backend, 1, CTXRT_CHECK_FULL};
+  const ctxrt_options options{CTXRT_SHARE_DEFAULT, 0, &backend, 1, CTXRT_CHECK_FULL, 0};
   EXPECT_EQ(ctxrt_open("x", &options, &runtime), CTXRT_ERROR_INPUT);
   ASSERT_EQ(ctxrt_open(bundle().c_str(), nullptr, &runtime), CTXRT_OK) << ctxrt_error_message();
   ctxrt_result* result = nullptr;
@@ -62,13 +62,13 @@ TEST_F(CApi, HashesMayBeLeftOut) {
   ctxrt_runtime* runtime = nullptr;
   EXPECT_EQ(ctxrt_open(path.c_str(), nullptr, &runtime), CTXRT_ERROR_BUNDLE);
   EXPECT_STREQ(ctxrt_error_code(), "file-hash");
-  const ctxrt_options options{CTXRT_SHARE_DEFAULT, 0, nullptr, 0, CTXRT_CHECK_SIZES};
+  const ctxrt_options options{CTXRT_SHARE_DEFAULT, 0, nullptr, 0, CTXRT_CHECK_SIZES, 0};
   EXPECT_EQ(ctxrt_open(path.c_str(), &options, &runtime), CTXRT_OK);
   ctxrt_close(runtime);
 }
 
 TEST_F(CApi, TheWeightsHashMayComeWithTheFirstRun) {
-  const ctxrt_options options{CTXRT_SHARE_DEFAULT, 0, nullptr, 0, CTXRT_CHECK_OVERLAPPED};
+  const ctxrt_options options{CTXRT_SHARE_DEFAULT, 0, nullptr, 0, CTXRT_CHECK_OVERLAPPED, 0};
   ctxrt_runtime* runtime = nullptr;
   const std::string wrong_graph = make_bundle(folder_.path(), wrong_hash("0")).string();
   EXPECT_EQ(ctxrt_open(wrong_graph.c_str(), &options, &runtime), CTXRT_ERROR_BUNDLE);

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
+from contextlib import closing
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -16,7 +17,8 @@ from ctx_runtime.bundle import Bundle
 from ctx_runtime.errors import BundleError
 from ctx_runtime.runtime import Runtime
 from tests.cpp.building import BUILD, ROOT, SOURCE, NativeRuntime, build, checked, missing, run
-from tests.fixtures.bundles import edit_manifest, rehash, write_tiny_bundle
+from tests.fixtures.bundles import VOCABULARY, edit_manifest, rehash, write_tiny_bundle
+from tests.fixtures.fused import write_fused_bundle
 from tests.fixtures.mutations import mutate_graph, mutate_manifest, seeded
 from tests.runtime.test_bundle import CASES
 
@@ -98,6 +100,21 @@ def test_200_answers_equal_pythons_bit_by_bit(both: tuple[NativeRuntime, Runtime
             assert_equal_bits(actual, expected.outputs)
 
 
+def test_rows_that_the_model_fuses_equal_pythons_bit_by_bit(
+    native: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CTX_RUNTIME_CACHE", str(tmp_path / "cache"))
+    root = write_fused_bundle(tmp_path / "fused")
+    random = np.random.default_rng(0)
+    rows = [{"input_ids": random.integers(3, VOCABULARY, length)} for length in (49, 95, 48, 96, 7, 97, 240)]
+    in_cpp = NativeRuntime(native / "libctxrt.so", root)
+    with closing(in_cpp), Runtime.open(root) as in_python:
+        for row, together in zip(rows, in_cpp.run(rows), strict=True):
+            expected = in_python.run(row).outputs
+            assert_equal_bits(in_cpp.run([row])[0], expected)
+            assert_equal_bits(together, expected)
+
+
 def test_every_refusal_has_pythons_code(native: Path, tmp_path: Path) -> None:
     expected, roots = [], []
     for code, damages in CASES.items():
@@ -174,6 +191,7 @@ def test_the_command_gives_pythons_json(native: Path, minilm: Path, tmp_path: Pa
         ["inspect", "nowhere"],
         ["run", "nowhere", "--input", "x.npz"],
         ["explain", "nowhere"],
+        ["explain", "nowhere", "--length", "5", "--min-quality", "good"],
         ["bench", "nowhere", "--repeat", "0"],
         ["inspect"],
         ["inspect", "a", "b"],

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <charconv>
+#include <cmath>
 
 namespace ctxrt::command {
 
@@ -20,6 +21,17 @@ std::vector<std::string> Arguments::all(const std::string& name) const {
   const auto [first, last] = options.equal_range(name);
   for (auto option = first; option != last; ++option) values.push_back(option->second);
   return values;
+}
+
+Result<std::optional<double>> Arguments::decimal(const std::string& name) const {
+  const auto given = find(name);
+  if (!given) return std::optional<double>();
+  double number = 0;
+  const auto [end, failure] = std::from_chars(given->data(), given->data() + given->size(), number);
+  if (failure != std::errc() || end != given->data() + given->size() || !std::isfinite(number)) {
+    return input_error(text(name, " takes a number, not '", *given, "'"));
+  }
+  return std::optional(number);
 }
 
 Result<std::int64_t> Arguments::number(const std::string& name, std::int64_t fallback) const {

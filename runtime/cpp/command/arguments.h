@@ -23,6 +23,8 @@ struct Arguments {
   bool has(const std::string& name) const { return options.contains(name); }
   std::optional<std::string> find(const std::string& name) const;
   std::vector<std::string> all(const std::string& name) const;
+  // The number of an option; none where it is not given.
+  core::Result<std::optional<double>> decimal(const std::string& name) const;
   // The whole number of an option, at least 1; `fallback` where it is not given.
   core::Result<std::int64_t> number(const std::string& name, std::int64_t fallback) const;
 };

@@ -18,6 +18,7 @@ struct Command {
 
 const std::vector<Command>& commands() {
   static const Option json{"--json", "", "print one JSON object, and nothing else, on stdout"};
+  static const Option min_quality{"--min-quality", "X", "the least quality that an input is run with"};
   static const std::vector<Command> all{
       {"inspect", "show what is in a bundle", "", {json}, inspect},
       {"run",
@@ -27,12 +28,13 @@ const std::vector<Command>& commands() {
         {"--raw", "NAME:DTYPE:SHAPE:FILE", "an input from plain bytes: input_ids:int64:1,16:ids.bin"},
         {"--output", "FILE", "write the outputs to this .npz"},
         {"--raw-output", "FOLDER", "write the bytes of each output to FOLDER/NAME.bin"},
+        min_quality,
         json},
        run},
       {"explain",
        "say where an input would run, and why",
        "--length 3000",
-       {{"--length", "N", "in tokens"}, {"--batch", "N", "rows of this length (default 1)"}, json},
+       {{"--length", "N", "in tokens"}, {"--batch", "N", "rows of this length (default 1)"}, min_quality, json},
        explain},
       {"verify", "prove the bundle on this device from its golden vectors", "", {json}, verify},
       {"bench",

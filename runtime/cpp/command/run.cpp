@@ -54,6 +54,12 @@ Status read_raw(const std::string& given, Tensors& inputs) {
   return core::Unit{};
 }
 
+Result<std::unique_ptr<core::Runtime>> open_runtime(const Arguments& arguments) {
+  core::Runtime::Options options;
+  CTXRT_ASSIGN(options.min_quality, arguments.decimal("--min-quality"));
+  return core::Runtime::open(arguments.bundle, options);
+}
+
 Result<Tensors> read_inputs(const Arguments& arguments) {
   Tensors inputs;
   if (const auto file = arguments.find("--input")) {
@@ -104,9 +110,7 @@ Tensors bench_inputs(const core::Manifest& manifest, std::int64_t batch, std::in
   Tensors inputs;
   for (const auto& spec : manifest.inputs) {
     if (spec.role == core::Role::mask) continue;
-    core::Shape shape = spec.shape;
-    std::replace(shape.begin(), shape.end(), core::kBatch, batch);
-    std::replace(shape.begin(), shape.end(), core::kLength, length);
+    const core::Shape shape = spec.sized(batch, length);
     const std::vector<double> ones(Tensor{spec.dtype, shape, nullptr}.count(), 1.0);
     inputs[spec.name] = core::from_doubles(ones, spec.dtype, shape);
   }
@@ -117,7 +121,7 @@ Tensors bench_inputs(const core::Manifest& manifest, std::int64_t batch, std::in
 
 Result<int> run(const Arguments& arguments) {
   CTXRT_ASSIGN(const auto inputs, read_inputs(arguments));
-  CTXRT_ASSIGN(const auto runtime, core::Runtime::open(arguments.bundle, {}));
+  CTXRT_ASSIGN(const auto runtime, open_runtime(arguments));
   CTXRT_ASSIGN(const auto results, runtime->run({&inputs, 1}));
   const auto& result = results.front();
   CTXRT_CHECK(write_outputs(arguments, result.outputs));
@@ -136,7 +140,7 @@ Result<int> explain(const Arguments& arguments) {
   if (!arguments.has("--length")) return input_error("--length is missing");
   CTXRT_ASSIGN(const auto length, arguments.number("--length", 1));
   CTXRT_ASSIGN(const auto batch, arguments.number("--batch", 1));
-  CTXRT_ASSIGN(const auto runtime, core::Runtime::open(arguments.bundle, {}));
+  CTXRT_ASSIGN(const auto runtime, open_runtime(arguments));
   CTXRT_ASSIGN(const auto told, runtime->explain(length, batch));
   const std::string backend(core::name_of(told.backend));
   if (arguments.has("--json")) {

@@ -124,22 +124,12 @@ GraphContract bucket_contract(const Manifest& manifest, MaskUse use) {
 void add_fusion(const Manifest& manifest, Contracts& contracts) {
   if (!manifest.fusion) return;
   const auto& fusion = *manifest.fusion;
-  const auto state = [&](const char* name, Shape rows) {
-    rows.insert(rows.begin(), kBatch);
-    rows.push_back(fusion.hidden_size);
-    return TensorSpec{name, DType::float32, rows};
+  const auto add = [&](FusionGraph graph, std::vector<TensorSpec> inputs) {
+    contracts.emplace_back(fusion.path(graph), GraphContract{std::move(inputs), {}, manifest.outputs_of(graph), {}});
   };
-  const TensorSpec hidden = state("hidden", {kLength}), context = state("context", {fusion.summaries});
-  GraphContract segment{inputs_without_mask(manifest), {}, {state("summary", {fusion.summaries})}, {}};
-  GraphContract fuse{{state("summaries", {kLength, fusion.summaries})}, {}, {}, {}},
-      finish{{hidden, context}, {}, {}, {}};
-  for (const auto& output : manifest.outputs) (output.length_axis() ? finish : fuse).outputs.push_back(output);
-  if (fusion.finish) {
-    segment.outputs.push_back(hidden);
-    fuse.outputs.push_back(state("contexts", {kLength, fusion.summaries}));
-    contracts.emplace_back(*fusion.finish, std::move(finish));
-  }
-  contracts.insert(contracts.end(), {{fusion.segment, std::move(segment)}, {fusion.fuse, std::move(fuse)}});
+  if (fusion.finish) add(FusionGraph::finish, {fusion.state("hidden"), fusion.state("context")});
+  add(FusionGraph::segment, inputs_without_mask(manifest));
+  add(FusionGraph::fuse, {fusion.state("summaries")});
 }
 
 // What the manifest says of the weights of a graph: only the file beside it is in reach of its external data.

@@ -144,6 +144,7 @@ Result<core::Runtime::Options> options_of(const ctxrt_options* given) {
   if (given->share_weights == CTXRT_SHARE_OFF) options.share_weights = core::ShareWeights::off;
   if (given->check == CTXRT_CHECK_SIZES) options.verify = core::Verify::sizes;
   if (given->check == CTXRT_CHECK_OVERLAPPED) options.verify = core::Verify::overlapped;
+  if (given->min_quality != 0) options.min_quality = given->min_quality;
   if (given->session_budget != 0) {
     constexpr std::uint64_t most = std::uint64_t{1} << 62;
     options.session_budget = static_cast<std::int64_t>(std::min(given->session_budget, most));
@@ -290,7 +291,7 @@ ctxrt_status ctxrt_stats_bucket(const ctxrt_stats* stats, size_t index, ctxrt_bu
     CTXRT_CHECK(check_pointers(stats, bucket));
     CTXRT_CHECK(check_index(index, stats->stats.buckets.size()));
     const auto& [name, one] = *std::next(stats->stats.buckets.begin(), static_cast<std::ptrdiff_t>(index));
-    *bucket = {name.c_str(), one.runs, one.rows, one.tokens, one.padding, one.seconds};
+    *bucket = {name.c_str(), one.runs, one.rows, one.tokens, one.padding, one.seconds, one.fused};
     return Unit{};
   });
 }

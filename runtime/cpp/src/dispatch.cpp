@@ -23,7 +23,7 @@ Dispatcher::Lease::~Lease() {
 
 Session* Dispatcher::Lease::operator->() const { return slot_->session.get(); }
 
-Result<Dispatcher::Lease> Dispatcher::session(const Bucket& bucket, Form form) {
+Result<Dispatcher::Lease> Dispatcher::session(const Bucket& bucket, GraphForm form) {
   std::string reasons;
   for (const auto backend : options_.backends.empty() ? bucket.backends : options_.backends) {
     const std::string key = opener_.key(bucket, form, backend);
@@ -58,7 +58,8 @@ PoolState Dispatcher::state() const {
 }
 
 // Counts a user in; the session is opened by the first who comes.
-Result<Dispatcher::Lease> Dispatcher::enter(const std::string& key, const Bucket& bucket, Form form, Backend backend) {
+Result<Dispatcher::Lease> Dispatcher::enter(const std::string& key, const Bucket& bucket, GraphForm form,
+                                            Backend backend) {
   std::unique_lock lock(mutex_);
   auto& place = slots_[key];
   if (!place) place = std::make_shared<Slot>();

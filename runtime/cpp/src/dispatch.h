@@ -56,11 +56,11 @@ class Dispatcher {
 
   // The session that serves `bucket`, once the weights are known to be sound. Backends are tried in the order of
   // preference; one that fails is not tried again.
-  Result<Lease> session(const Bucket& bucket, Form form);
+  Result<Lease> session(const Bucket& bucket, GraphForm form);
   PoolState state() const;
 
  private:
-  Result<Lease> enter(const std::string& key, const Bucket& bucket, Form form, Backend backend);
+  Result<Lease> enter(const std::string& key, const Bucket& bucket, GraphForm form, Backend backend);
   Status make_room(const Session& newcomer, const Slot* own);
   void note_failure(const std::string& key, Fallback fallback);
 

@@ -9,14 +9,6 @@ namespace {
 
 constexpr std::size_t kMaxBytes = 256 << 20;
 
-// The shape of a spec with numbers for its symbols.
-Shape sized(const TensorSpec& spec, std::int64_t batch, std::int64_t length) {
-  Shape shape = spec.shape;
-  std::replace(shape.begin(), shape.end(), kBatch, batch);
-  std::replace(shape.begin(), shape.end(), kLength, length);
-  return shape;
-}
-
 // Takes an array away, which must be there with a dtype and a shape.
 Result<Tensor> take(Tensors& arrays, const std::string& name, DType dtype, const Shape& shape) {
   const auto found = arrays.extract(name);
@@ -57,7 +49,7 @@ Result<GoldenCase> take_case(Tensors& arrays, const std::string& prefix, const M
   one.padded_to = size_of(arrays, shown, *first->length_axis());
   for (const auto& spec : manifest.inputs) {
     CTXRT_ASSIGN(one.inputs[spec.name],
-                 take(arrays, text(prefix, ".in.", spec.name), spec.dtype, sized(spec, batch, one.padded_to)));
+                 take(arrays, text(prefix, ".in.", spec.name), spec.dtype, spec.sized(batch, one.padded_to)));
   }
   CTXRT_ASSIGN(one.lengths, take_numbers(arrays, prefix + ".lengths", batch, shortest, one.padded_to));
   std::int64_t stored = one.padded_to;
@@ -70,7 +62,7 @@ Result<GoldenCase> take_case(Tensors& arrays, const std::string& prefix, const M
   }
   for (const auto& spec : manifest.outputs) {
     CTXRT_ASSIGN(one.outputs[spec.name],
-                 take(arrays, text(prefix, ".out.", spec.name), spec.dtype, sized(spec, batch, stored)));
+                 take(arrays, text(prefix, ".out.", spec.name), spec.dtype, spec.sized(batch, stored)));
   }
   return one;
 }

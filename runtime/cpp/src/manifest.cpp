@@ -12,6 +12,12 @@ std::string_view name_of(OverflowPolicy policy) { return kPolicies[static_cast<s
 
 std::string_view name_of(Form form) { return form == Form::masked ? "masked" : "unmasked"; }
 
+std::string_view name_of(GraphForm form) {
+  if (const auto* own = std::get_if<Form>(&form)) return name_of(*own);
+  constexpr std::array<std::string_view, 3> names{"segment", "fuse", "finish"};
+  return names[static_cast<std::size_t>(std::get<FusionGraph>(form))];
+}
+
 std::optional<Backend> find_backend(std::string_view name) {
   const auto found = std::find(kBackends.begin(), kBackends.end(), name);
   if (found == kBackends.end()) return std::nullopt;
@@ -22,6 +28,35 @@ std::optional<std::size_t> TensorSpec::length_axis() const {
   const auto found = std::find(shape.begin(), shape.end(), kLength);
   if (found == shape.end()) return std::nullopt;
   return found - shape.begin();
+}
+
+Shape TensorSpec::sized(std::int64_t batch, std::int64_t length) const {
+  Shape sizes = shape;
+  std::replace(sizes.begin(), sizes.end(), kBatch, batch);
+  std::replace(sizes.begin(), sizes.end(), kLength, length);
+  return sizes;
+}
+
+const std::string& FusionRecord::path(FusionGraph graph) const {
+  if (graph == FusionGraph::finish) return *finish;
+  return graph == FusionGraph::segment ? segment : fuse;
+}
+
+TensorSpec FusionRecord::state(const std::string& name) const {
+  if (name == "hidden") return {name, DType::float32, {kBatch, kLength, hidden_size}};
+  if (name == "summary" || name == "context") return {name, DType::float32, {kBatch, summaries, hidden_size}};
+  return {name, DType::float32, {kBatch, kLength, summaries, hidden_size}};
+}
+
+std::vector<TensorSpec> Manifest::outputs_of(FusionGraph graph) const {
+  std::vector<TensorSpec> given;
+  if (graph == FusionGraph::segment) given.push_back(fusion->state("summary"));
+  if (graph == FusionGraph::segment && fusion->finish) given.push_back(fusion->state("hidden"));
+  if (graph == FusionGraph::fuse && fusion->finish) given.push_back(fusion->state("contexts"));
+  for (const auto& output : outputs) {
+    if (graph == (output.length_axis() ? FusionGraph::finish : FusionGraph::fuse)) given.push_back(output);
+  }
+  return given;
 }
 
 const InputSpec* Manifest::find_role(Role role) const {
@@ -35,6 +70,13 @@ std::optional<std::size_t> find_bucket(const std::vector<Bucket>& buckets, std::
                        [](const Bucket& bucket, std::int64_t value) { return bucket.max_length < value; });
   if (found == buckets.end()) return std::nullopt;
   return found - buckets.begin();
+}
+
+Status check_shape(const Tensor& output, const TensorSpec& spec, std::int64_t batch, std::int64_t length) {
+  const Shape expected = spec.sized(batch, length);
+  if (output.shape == expected) return Unit{};
+  return backend_error(
+      text("output '", spec.name, "' has shape ", describe(output.shape), ", expected ", describe(expected)));
 }
 
 bool fits_budget(const Bucket& bucket, Form form, std::int64_t batch, std::int64_t length) {

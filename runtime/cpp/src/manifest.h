@@ -7,6 +7,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <variant>
 #include <vector>
 
 #include "result.h"
@@ -36,6 +37,9 @@ enum class Backend {
   tensorrt_rtx
 };
 enum class Form { masked, unmasked };
+enum class FusionGraph { segment, fuse, finish };
+// Which graph a session runs: a form of a bucket's own, or one of the fusion, as the longest bucket runs.
+using GraphForm = std::variant<Form, FusionGraph>;
 
 // In the order of the enumerations.
 inline constexpr std::array<std::string_view, 4> kPolicies{"segment", "truncate", "sliding", "error"};
@@ -48,6 +52,7 @@ std::string_view name_of(Precision precision);
 std::string_view name_of(Backend backend);
 std::string_view name_of(OverflowPolicy policy);
 std::string_view name_of(Form form);
+std::string_view name_of(GraphForm form);
 std::optional<Backend> find_backend(std::string_view name);
 
 struct TensorSpec {
@@ -57,6 +62,8 @@ struct TensorSpec {
 
   // The axis that grows with the input; none for one row for the whole input.
   std::optional<std::size_t> length_axis() const;
+  // The shape of `batch` rows of `length` tokens.
+  Shape sized(std::int64_t batch, std::int64_t length) const;
 };
 
 struct InputSpec : TensorSpec {
@@ -132,6 +139,11 @@ struct FusionRecord {
   std::int64_t hidden_size = 0, summaries = 0;
   std::int64_t prefix = 0, suffix = 0;  // tokens of a row that frame each of its segments
   std::optional<std::string> golden;
+
+  // The file of a graph.
+  const std::string& path(FusionGraph graph) const;
+  // What the graphs hand on: `hidden`, and `summary`, `context` of a segment or `summaries`, `contexts` of all.
+  TensorSpec state(const std::string& name) const;
 };
 
 // How good a sub-network is on inputs of min_length..max_length tokens; higher is better.
@@ -217,12 +229,17 @@ struct Manifest {
   std::vector<FileRecord> files;
 
   const InputSpec* find_role(Role role) const;
+  // What a graph of the fusion gives.
+  std::vector<TensorSpec> outputs_of(FusionGraph graph) const;
   // The longest input, in tokens, that runs without segments.
   std::int64_t max_length() const { return buckets.back().max_length; }
 };
 
 // Index of the smallest bucket that holds `length` tokens; none if it is longer than all.
 std::optional<std::size_t> find_bucket(const std::vector<Bucket>& buckets, std::int64_t length);
+
+// Holds an output of a run to its spec; `backend` if it has another shape.
+Status check_shape(const Tensor& output, const TensorSpec& spec, std::int64_t batch, std::int64_t length);
 
 // Whether the memory budget of `bucket` takes `batch` rows of `length` tokens in a graph of `form`.
 bool fits_budget(const Bucket& bucket, Form form, std::int64_t batch, std::int64_t length);

@@ -21,20 +21,21 @@ class Opener {
 
   // Buckets with the same key share one session: on ONNX Runtime the network, its form and the threads; on TensorRT the
   // engine file.
-  std::string key(const Bucket& bucket, Form form, Backend backend) const;
+  std::string key(const Bucket& bucket, GraphForm form, Backend backend) const;
 
   // Sessions may be opened before this is known, and run afterwards.
   Status weights_checked() const { return bundle_.weights_checked(); }
 
+  // The graphs of a fusion run on ONNX Runtime alone, and not on TensorRT-RTX in it.
   // `backend` or `missing_part` where the backend is not there or refuses the graph or the engine, `memory_budget`
   // where there is not enough memory. `on_fallback` is told why weights are not shared where they should be.
-  Result<std::unique_ptr<Session>> open(const Bucket& bucket, Form form, Backend backend,
+  Result<std::unique_ptr<Session>> open(const Bucket& bucket, GraphForm form, Backend backend,
                                         const std::function<void(const std::string&)>& on_fallback);
 
  private:
-  Result<std::unique_ptr<Session>> open_graph(const Bucket& bucket, Form form, Backend backend,
+  Result<std::unique_ptr<Session>> open_graph(const Bucket& bucket, GraphForm form, Backend backend,
                                               const std::function<void(const std::string&)>& on_fallback);
-  Result<std::string> graph_of_network(const Bucket& bucket, Form form) const;
+  Result<std::string> graph_of_network(const Bucket& bucket, GraphForm form) const;
   Result<std::shared_ptr<SharedWeights>> shared_weights(const OrtLibrary& library);
 
   const Bundle& bundle_;

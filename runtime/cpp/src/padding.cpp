@@ -200,4 +200,19 @@ Tensors stack_rows(std::span<const Row* const> rows, const std::vector<InputSpec
   return feeds;
 }
 
+Tensors join_rows(std::span<const Tensors> rows, const std::vector<OutputSpec>& outputs, std::int64_t length) {
+  Tensors joined;
+  for (const auto& spec : outputs) {
+    std::vector<Tensor> parts;
+    for (const auto& row : rows) {
+      const Tensor& part = row.find(spec.name)->second;
+      const auto axis = spec.length_axis();
+      const bool shorter = axis && part.shape[*axis - 1] < length;
+      parts.push_back(shorter ? pad(part, *axis - 1, length, 0) : part);
+    }
+    joined.emplace(spec.name, stack(parts));
+  }
+  return joined;
+}
+
 }  // namespace ctxrt::core

@@ -32,4 +32,7 @@ Result<Rows> read_rows(const Tensors& given, const Manifest& manifest);
 // Feeds (batch, longest, …) padded with each input's pad value, with the mask if `masked`.
 Tensors stack_rows(std::span<const Row* const> rows, const std::vector<InputSpec>& inputs, bool masked);
 
+// Outputs (batch, length, …) from those of rows without a batch axis; token outputs of shorter rows end in zeros.
+Tensors join_rows(std::span<const Tensors> rows, const std::vector<OutputSpec>& outputs, std::int64_t length);
+
 }  // namespace ctxrt::core

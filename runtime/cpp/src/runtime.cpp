@@ -2,10 +2,10 @@
 
 #include <algorithm>
 #include <chrono>
+#include <iterator>
 #include <numeric>
 #include <thread>
 
-#include "choosing.h"
 #include "ort_library.h"
 
 namespace ctxrt::core {
@@ -15,15 +15,21 @@ Result<std::unique_ptr<Runtime>> Runtime::open(const Path& path, const Options& 
   const std::jthread loading([] { static_cast<void>(OrtLibrary::get()); });
   CTXRT_ASSIGN(auto opened, open_bundle(path, options.verify));
   auto bundle = std::make_unique<Bundle>(std::move(opened));
+  if (options.min_quality && bundle->manifest.quality.empty()) {
+    return Error{ErrorKind::quality, "the bundle has no table of quality", "build it from a model that was evaluated",
+                 ""};
+  }
   DispatcherOptions dispatching;
   dispatching.backends = options.backends;
   dispatching.share_weights = options.share_weights.value_or(bundle->manifest.share_weights);
   dispatching.session_budget = options.session_budget ? options.session_budget : bundle->manifest.session_budget;
-  return std::unique_ptr<Runtime>(new Runtime(std::move(bundle), std::move(dispatching)));
+  const auto min_quality = options.min_quality ? options.min_quality : bundle->manifest.min_quality;
+  return std::unique_ptr<Runtime>(new Runtime(std::move(bundle), std::move(dispatching), min_quality));
 }
 
-Runtime::Runtime(std::unique_ptr<Bundle> bundle, DispatcherOptions options)
-    : bundle_(std::move(bundle)), dispatcher_(*bundle_, std::move(options)) {
+Runtime::Runtime(std::unique_ptr<Bundle> bundle, DispatcherOptions options, std::optional<double> min_quality)
+    : bundle_(std::move(bundle)), chooser_{bundle_->manifest, min_quality}, dispatcher_(*bundle_, std::move(options)) {
+  if (manifest().fusion && manifest().overflow.policy == OverflowPolicy::segment) fuser_.emplace(chooser_, dispatcher_);
   for (const auto& bucket : manifest().buckets) stats_[bucket.name] = {};
 }
 
@@ -64,9 +70,15 @@ Result<Explanation> Runtime::explain(std::int64_t length, std::int64_t batch) {
   if (length < 1 || batch < 1) {
     return input_error(text("expected a length and a batch of at least 1, got ", length, " and ", batch));
   }
+  if (fuses(length)) {
+    CTXRT_ASSIGN(const auto planned, fuser_->plan(length));
+    CTXRT_ASSIGN(const auto backend, fuser_->backend());
+    return Explanation{length, manifest().buckets.back().name, backend, std::ssize(planned.windows.segments),
+                       planned.note};
+  }
   const auto& special = manifest().special_tokens;
   CTXRT_ASSIGN(const auto cut, overflow(length, {std::ssize(special.prefix), std::ssize(special.suffix)}));
-  CTXRT_ASSIGN(const auto choice, choose_bucket(manifest(), cut.length, cut.plan ? 1 : batch));
+  CTXRT_ASSIGN(const auto choice, chooser_.choose(cut.length, cut.plan ? 1 : batch));
   CTXRT_ASSIGN(const auto session, dispatcher_.session(*choice.bucket, form_alone()));
   return Explanation{length, choice.bucket->name, session->backend(), cut.plan ? std::ssize(cut.plan->segments) : 1,
                      cut.note.empty() ? choice.reason : cut.note};
@@ -88,11 +100,6 @@ Result<Runtime::Cut> Runtime::overflow(std::int64_t length, Framing framing) con
   if (overflow.policy == OverflowPolicy::truncate) {
     return Cut{std::nullopt, longest,
                text("truncated: ", length - longest, " of ", length, " tokens beyond ", longest, " were cut off")};
-  }
-  if (manifest().fusion) {
-    return Error{ErrorKind::backend,
-                 text(length, " tokens run in segments that the model fuses, which this library can't"),
-                 text("run at most ", longest, " tokens, or use ctx_runtime in Python"), ""};
   }
   auto plan = plan_segments(length, longest, overflow.overlap, framing);
   std::string note = text(length, " tokens in ", plan.segments.size(), " segments of ", longest);
@@ -121,14 +128,41 @@ Result<Runtime::Cut> Runtime::split(const Row& row, std::vector<Row>& parts) con
   return cut;
 }
 
+// Rows that the model fuses run one by one, all others together.
 Result<std::vector<Runtime::Answer>> Runtime::run_rows(std::span<const Row* const> rows, CancelToken* cancel) {
+  std::vector<const Row*> others;
+  std::copy_if(rows.begin(), rows.end(), std::back_inserter(others), [&](auto row) { return !fuses(row->length); });
+  CTXRT_ASSIGN(auto answers, run_in_buckets(others, cancel));
+  if (others.size() == rows.size()) return answers;
+  std::vector<Answer> whole;
+  for (auto next = answers.begin(); const Row* row : rows) {
+    if (!fuses(row->length)) {
+      whole.push_back(std::move(*next++));
+      continue;
+    }
+    CTXRT_ASSIGN(auto answer, run_fused(*row, cancel));
+    whole.push_back(std::move(answer));
+  }
+  return whole;
+}
+
+Result<Runtime::Answer> Runtime::run_fused(const Row& row, CancelToken* cancel) {
+  CTXRT_ASSIGN(auto fused, fuser_->run(row, cancel));
+  const auto& bucket = manifest().buckets.back().name;
+  Answer answer{std::move(fused.outputs),
+                {row.length, bucket, fused.backend, 0, fused.segments, fused.ms, std::move(fused.note)}};
+  count_fused(answer.dispatch);
+  return answer;
+}
+
+Result<std::vector<Runtime::Answer>> Runtime::run_in_buckets(std::span<const Row* const> rows, CancelToken* cancel) {
   std::vector<std::optional<SegmentPlan>> plans;
   std::vector<Job> jobs;
   for (const Row* row : rows) {
     std::vector<Row> parts;
     CTXRT_ASSIGN(auto cut, split(*row, parts));
     for (auto& part : parts) {
-      CTXRT_ASSIGN(auto choice, choose_bucket(manifest(), part.length, 1));
+      CTXRT_ASSIGN(auto choice, chooser_.choose(part.length, 1));
       jobs.push_back(
           {std::move(part), choice.bucket, cut.plan.has_value(), cut.note.empty() ? choice.reason : cut.note});
     }
@@ -174,28 +208,15 @@ Status Runtime::run_batch(const std::vector<Job>& jobs, std::span<const std::siz
   const auto started = std::chrono::steady_clock::now();
   CTXRT_ASSIGN(const auto outputs, session->run(feeds, bucket, cancel));
   const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - started).count();
-  CTXRT_CHECK(check_outputs(outputs, std::ssize(rows), longest));
+  for (const auto& spec : manifest().outputs) {
+    CTXRT_CHECK(check_shape(outputs.find(spec.name)->second, spec, std::ssize(rows), longest));
+  }
   count(bucket.name, rows, longest, seconds);
   for (std::size_t i = 0; i < batch.size(); ++i) {
     const std::int64_t length = rows[i]->length;
     answers[batch[i]] = {
         outputs_of_row(outputs, i, length),
         {length, bucket.name, session->backend(), longest - length, 1, seconds * 1e3, jobs[batch[i]].reason}};
-  }
-  return Unit{};
-}
-
-// Holds the outputs of a run to the manifest's shapes.
-Status Runtime::check_outputs(const Tensors& outputs, std::int64_t batch, std::int64_t length) const {
-  for (const auto& spec : manifest().outputs) {
-    Shape expected = spec.shape;
-    std::replace(expected.begin(), expected.end(), kBatch, batch);
-    std::replace(expected.begin(), expected.end(), kLength, length);
-    const auto& found = outputs.find(spec.name)->second.shape;
-    if (found != expected) {
-      return backend_error(
-          text("output '", spec.name, "' has shape ", describe(found), ", expected ", describe(expected)));
-    }
   }
   return Unit{};
 }
@@ -229,26 +250,17 @@ Runtime::Answer Runtime::fused(const Row& row, const SegmentPlan& plan, std::spa
   return whole;
 }
 
-// Stacks rows to one result; token outputs of shorter rows end in zeros.
+// Rows in one result; without a batch axis for the one row of inputs that had none.
 RunResult Runtime::gathered(std::span<Answer> answers, bool batched) const {
   RunResult result;
-  for (auto& answer : answers) result.dispatch.push_back(std::move(answer.dispatch));
-  if (!batched) {
-    result.outputs = std::move(answers.front().outputs);
-    return result;
+  std::vector<Tensors> rows;
+  std::int64_t longest = 0;
+  for (auto& answer : answers) {
+    longest = std::max(longest, answer.dispatch.length);
+    rows.push_back(std::move(answer.outputs));
+    result.dispatch.push_back(std::move(answer.dispatch));
   }
-  for (const auto& spec : manifest().outputs) {
-    std::vector<Tensor> rows;
-    for (auto& answer : answers) rows.push_back(std::move(answer.outputs[spec.name]));
-    if (const auto axis = spec.length_axis()) {
-      std::int64_t longest = 0;
-      for (const auto& row : rows) longest = std::max(longest, row.shape[*axis - 1]);
-      for (auto& row : rows) {
-        if (row.shape[*axis - 1] < longest) row = pad(row, *axis - 1, longest, 0);
-      }
-    }
-    result.outputs.emplace(spec.name, stack(rows));
-  }
+  result.outputs = batched ? join_rows(rows, manifest().outputs, longest) : std::move(rows.front());
   return result;
 }
 
@@ -262,6 +274,16 @@ void Runtime::count(const std::string& bucket, std::span<const Row* const> rows,
     stats.padding += longest - row->length;
   }
   stats.seconds += seconds;
+}
+
+void Runtime::count_fused(const Dispatch& run) {
+  const std::lock_guard lock(stats_mutex_);
+  auto& stats = stats_[run.bucket];
+  stats.runs += run.segments;
+  stats.rows += run.segments;
+  ++stats.fused;
+  stats.tokens += run.segments * manifest().max_length();
+  stats.seconds += run.ms / 1e3;
 }
 
 }  // namespace ctxrt::core

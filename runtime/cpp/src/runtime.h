@@ -11,7 +11,9 @@
 
 #include "batching.h"
 #include "bundle.h"
+#include "choosing.h"
 #include "dispatch.h"
+#include "fusing.h"
 #include "padding.h"
 #include "segmenting.h"
 
@@ -43,7 +45,10 @@ struct Explanation {
 };
 
 struct BucketStats {
-  std::int64_t runs = 0, rows = 0, tokens = 0, padding = 0;
+  std::int64_t runs = 0;  // of a graph; every segment of a longer row is one
+  std::int64_t rows = 0;
+  std::int64_t fused = 0;  // rows whose segments the model fused itself
+  std::int64_t tokens = 0, padding = 0;
   double seconds = 0;
 };
 
@@ -60,6 +65,7 @@ class Runtime {
     std::optional<std::int64_t> session_budget;  // bytes; by default what the bundle says
     std::vector<Backend> backends;               // for every bucket; by default what each bucket says
     Verify verify = Verify::full;
+    std::optional<double> min_quality;  // the least that an input is run with; by default what the bundle says
   };
 
   // Verifies a bundle and holds it; graphs are opened on first use.
@@ -86,24 +92,29 @@ class Runtime {
     std::string note;
   };
 
-  explicit Runtime(std::unique_ptr<Bundle> bundle, DispatcherOptions options);
+  Runtime(std::unique_ptr<Bundle> bundle, DispatcherOptions options, std::optional<double> min_quality);
   const Manifest& manifest() const { return bundle_->manifest; }
   Form form_alone() const;
   Status check_open() const;
   Result<Cut> overflow(std::int64_t length, Framing framing) const;
   Result<Cut> split(const Row& row, std::vector<Row>& parts) const;
+  bool fuses(std::int64_t length) const { return fuser_ && length > manifest().max_length(); }
   Result<std::vector<Answer>> run_rows(std::span<const Row* const> rows, CancelToken* cancel);
+  Result<std::vector<Answer>> run_in_buckets(std::span<const Row* const> rows, CancelToken* cancel);
+  Result<Answer> run_fused(const Row& row, CancelToken* cancel);
   Result<std::vector<Answer>> run_jobs(const std::vector<Job>& jobs, CancelToken* cancel);
   Status run_batch(const std::vector<Job>& jobs, std::span<const std::size_t> batch, CancelToken* cancel,
                    std::vector<Answer>& answers);
-  Status check_outputs(const Tensors& outputs, std::int64_t batch, std::int64_t length) const;
   Tensors outputs_of_row(const Tensors& outputs, std::size_t index, std::int64_t length) const;
   Answer fused(const Row& row, const SegmentPlan& plan, std::span<Answer> answers) const;
   RunResult gathered(std::span<Answer> answers, bool batched) const;
   void count(const std::string& bucket, std::span<const Row* const> rows, std::int64_t longest, double seconds);
+  void count_fused(const Dispatch& run);
 
   std::unique_ptr<Bundle> bundle_;
+  Chooser chooser_;
   Dispatcher dispatcher_;
+  std::optional<Fuser> fuser_;  // where rows longer than every bucket are fused by the model
   mutable std::mutex stats_mutex_;
   std::map<std::string, BucketStats> stats_;
   std::atomic<bool> closed_{false};

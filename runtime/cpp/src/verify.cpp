@@ -1,11 +1,15 @@
 // Proves a bundle on the device, without PyTorch: golden inputs through the backends, against the stored outputs.
 #include <algorithm>
 
+#include "fusing.h"
 #include "golden_vectors.h"
 #include "parity.h"
 
 namespace ctxrt::core {
 namespace {
+
+// What cases of rows in segments, which the model fuses itself, have in the place of a bucket.
+constexpr const char* kFusion = "fusion";
 
 // Keeps the stored positions of the token outputs; the number of them that each row reaches.
 std::vector<std::int64_t> pick_positions(const GoldenCase& one, const Manifest& manifest, Tensors& actual) {
@@ -19,6 +23,14 @@ std::vector<std::int64_t> pick_positions(const GoldenCase& one, const Manifest& 
   return counts;
 }
 
+// Fills in the figures of `measured`, whose tolerance is set.
+void measure(const GoldenCase& one, const Manifest& manifest, Tensors actual, ParityCase& measured) {
+  measured.padded_to = one.padded_to;
+  measured.lengths = one.positions ? pick_positions(one, manifest, actual) : one.lengths;
+  compare(one.outputs, actual, manifest.outputs, measured);
+  measured.lengths = one.lengths;
+}
+
 Result<ParityCase> run_case(Dispatcher& dispatcher, const Manifest& manifest, const Bucket& bucket,
                             const GoldenCase& one) {
   const bool full =
@@ -26,13 +38,10 @@ Result<ParityCase> run_case(Dispatcher& dispatcher, const Manifest& manifest, co
   ParityCase measured;
   measured.bucket = bucket.name;
   measured.form = full && manifest.find_role(Role::mask) != nullptr ? Form::unmasked : Form::masked;
-  measured.padded_to = one.padded_to;
   measured.tolerance = bucket.tolerance;
   CTXRT_ASSIGN(const auto session, dispatcher.session(bucket, measured.form));
   CTXRT_ASSIGN(auto actual, session->run(one.inputs, bucket, nullptr));
-  measured.lengths = one.positions ? pick_positions(one, manifest, actual) : one.lengths;
-  compare(one.outputs, actual, manifest.outputs, measured);
-  measured.lengths = one.lengths;
+  measure(one, manifest, std::move(actual), measured);
   return measured;
 }
 
@@ -46,6 +55,44 @@ Status verify_bucket(Dispatcher& dispatcher, const Bundle& bundle, const Bucket&
   return Unit{};
 }
 
+Result<ParityCase> run_fused_case(Fuser& fuser, const Manifest& manifest, const GoldenCase& one) {
+  ParityCase measured;
+  measured.bucket = kFusion;
+  measured.form = Form::unmasked;
+  measured.tolerance = manifest.buckets.back().tolerance;
+  CTXRT_ASSIGN(const auto given, read_rows(one.inputs, manifest));
+  std::vector<Tensors> rows;
+  for (const auto& row : given.rows) {
+    if (row.length <= manifest.max_length()) return backend_error("a row of its golden vectors fits a bucket");
+    CTXRT_ASSIGN(auto fused, fuser.run(row, nullptr));
+    rows.push_back(std::move(fused.outputs));
+  }
+  measure(one, manifest, join_rows(rows, manifest.outputs, one.padded_to), measured);
+  return measured;
+}
+
+// The golden rows in segments, in the place of whose bucket stands `fusion`.
+Status verify_fusion(Dispatcher& dispatcher, const Bundle& bundle, std::vector<ParityCase>& cases) {
+  const auto& manifest = bundle.manifest;
+  if (!manifest.fusion->golden) return backend_error("the bundle carries no golden vectors for it");
+  CTXRT_ASSIGN(const auto golden, read_golden(bundle.path(*manifest.fusion->golden), manifest));
+  const Chooser chooser{manifest, std::nullopt};
+  Fuser fuser(chooser, dispatcher);
+  for (const auto& one : golden) {
+    CTXRT_ASSIGN(auto measured, run_fused_case(fuser, manifest, one));
+    cases.push_back(std::move(measured));
+  }
+  return Unit{};
+}
+
+// Keeps the reason where nothing here serves what was verified; any other error ends the verification.
+Status note(const Status& verified, const std::string& what, ParityReport& report) {
+  if (verified) return Unit{};
+  if (verified.error().kind != ErrorKind::backend) return verified.error();
+  report.unverified[what] = verified.error().message;
+  return Unit{};
+}
+
 }  // namespace
 
 Result<ParityReport> verify(const Bundle& bundle, const DispatcherOptions& options) {
@@ -56,11 +103,9 @@ Result<ParityReport> verify(const Bundle& bundle, const DispatcherOptions& optio
       report.unverified[bucket.name] = "the bundle carries no golden vectors for it";
       continue;
     }
-    auto verified = verify_bucket(dispatcher, bundle, bucket, report.cases);
-    if (!verified && verified.error().kind != ErrorKind::backend) return std::move(verified).error();
-    if (!verified) report.unverified[bucket.name] = verified.error().message;
+    CTXRT_CHECK(note(verify_bucket(dispatcher, bundle, bucket, report.cases), bucket.name, report));
   }
-  if (bundle.manifest.fusion) report.unverified["fusion"] = "this library runs no fusion of a model's own";
+  if (bundle.manifest.fusion) CTXRT_CHECK(note(verify_fusion(dispatcher, bundle, report.cases), kFusion, report));
   return report;
 }
 

@@ -103,6 +103,9 @@ typedef struct ctxrt_options {
   const char* const* backends; /* names in order of preference, for every bucket: "onnxruntime-cpu"; NULL: default */
   size_t backend_count;
   ctxrt_check check;
+  /* An input runs in the smallest bucket that is known to be at least this good at its length, in the metric of the
+   * bundle's table of quality, which there must be; 0: default. */
+  double min_quality;
 } ctxrt_options;
 
 /* Verifies the bundle in the folder `path` and holds it; graphs are opened on first use. */
@@ -173,9 +176,11 @@ typedef struct ctxrt_pool_stats {
 
 typedef struct ctxrt_bucket_stats {
   const char* bucket;
-  int64_t runs, rows;
+  int64_t runs; /* of a graph; every segment of a longer row is one */
+  int64_t rows;
   int64_t tokens, padding; /* tokens */
   double seconds;
+  int64_t fused; /* rows whose segments the model fused itself */
 } ctxrt_bucket_stats;
 
 /* A backend that could not serve a bucket, or weights that could not be shared. */
