@@ -41,6 +41,9 @@ Result<ParityCase> run_case(Dispatcher& dispatcher, const Manifest& manifest, co
   measured.tolerance = bucket.tolerance;
   CTXRT_ASSIGN(const auto session, dispatcher.session(bucket, measured.form));
   CTXRT_ASSIGN(auto actual, session->run(one.inputs, bucket, nullptr));
+  for (const auto& spec : manifest.outputs) {
+    CTXRT_CHECK(check_shape(actual.find(spec.name)->second, spec, std::ssize(one.lengths), one.padded_to));
+  }
   measure(one, manifest, std::move(actual), measured);
   return measured;
 }
