@@ -27,8 +27,8 @@ from ctx_models.training import TrainingConfig
 from ctx_runtime import CtxError, Runtime
 from ctx_runtime.resource_profile import ResourceProfile
 
-WINDOW, LONGEST = 64, 1024
-"""Tokens of a segment, and of the longest report that training takes whole."""
+WINDOW = 64
+"""Tokens of a segment."""
 LEARNED, WATCHED = (3, 6, 12), (3, 8, 16, 32)
 """Sentences of the reports that are learned from, and of those that are watched: of one to eight segments."""
 PROFILE = ResourceProfile.model_validate({"name": "monitor", "buckets": [{"max_length": 32}, {"max_length": WINDOW}]})
@@ -78,7 +78,7 @@ def new_model(folder: Path, reports: Sequence[Report]) -> Path:
     tokenizer.save(str(folder / "tokenizer.json"))
     config = AdaptiveConfig(
         "encoder", tokenizer.get_vocab_size(), hidden_size=64, num_layers=2, num_heads=4, head_size=16, ffn_size=128,
-        max_length=LONGEST, segment=SegmentConfig(length=WINDOW, overlap=8, summaries=2, band=1, prefix=1, suffix=1),
+        max_length=WINDOW, segment=SegmentConfig(length=WINDOW, overlap=8, summaries=2, band=1, prefix=1, suffix=1),
     )  # fmt: skip
     torch.manual_seed(0)
     model = TaskModel(config, "text-classification", sorted((QUIET, *EVENTS)))
