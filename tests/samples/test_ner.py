@@ -13,7 +13,7 @@ def sentences(name, count):
 
 
 def test_from_sentences_to_tags_on_the_device(small_minilm, run_sample, tmp_path):
-    (tmp_path / "train.conll").write_text(sentences("train", 240), encoding="utf-8")
+    (tmp_path / "train.conll").write_text(sentences("train", 160), encoding="utf-8")
     (tmp_path / "valid.conll").write_text(sentences("valid", 60), encoding="utf-8")
     files = ("--train", tmp_path / "train.conll", "--valid", tmp_path / "valid.conll", "--output", tmp_path / "ner")
     said = run_sample("04-ner/ner.py", small_minilm, *files, "--part", "l1", "--epochs", 4)

@@ -4,7 +4,9 @@ import re
 
 
 def test_long_reviews_are_read_to_their_end(small_minilm, run_sample, tmp_path):
-    said = run_sample("07-reviews/recommend.py", small_minilm, "--output", tmp_path / "out", "--lr", "1e-3")
+    said = run_sample(
+        "07-reviews/recommend.py", small_minilm, "--output", tmp_path / "out", "--lr", "1e-3", "--epochs", 5
+    )
     _, ran = said.split("held-out reviews through the bundle")
     rows = re.findall(r"^ *(\d+)\.\.(\d+) +(\d+) +([\d.]+) +([\d.]+) +([\d.]+) +([\d.]+)$", ran, re.MULTILINE)
     assert len(rows) == 4 and rows[0][2] == "1" and int(rows[-1][2]) > 2
