@@ -2,14 +2,16 @@
 
 Sessions of one thread run in the calling thread, so that its CPU time is all there is to measure, and what the
 neighbours do is not. The bare contender runs the very session that the runtime has opened: two sessions of one graph
-differ by up to 5 % in where their weights happen to lie. Both are timed after a run of their own, as in an application
-that runs nothing else: a bare run leaves nothing of the runtime's code in the caches.
+differ by up to 5 % in where their weights happen to lie. Contenders take turns, in two ways: each timed after an
+untimed run of its own, as in an application, whose last run was the same one; and in plain turns, where two bare runs,
+which leave nothing of the runtime's code in the caches, come before each of the runtime's.
 """
 
 from __future__ import annotations
 
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -45,24 +47,26 @@ def _compare(session: ort.InferenceSession, runtime: Runtime, length: int) -> di
     tokens = np.random.default_rng(length).integers(1000, 20000, (1, length))
     feeds = {"input_ids": tokens, "token_type_ids": np.zeros_like(tokens)}
     names = [output.name for output in session.get_outputs()]
-    seconds = interleave(
-        {
-            "bare": lambda: session.run(names, feeds),
-            "control": lambda: session.run(names, feeds),
-            "runtime": lambda: runtime.run(feeds),
-        },
-        rounds=ROUNDS,
-        clock=time.thread_time,
-        untimed=1,
-    )
-    median = {name: float(np.median(values)) for name, values in seconds.items()}
-    extra = float(np.median(seconds["runtime"] - seconds["bare"]))
+    contenders = {
+        "bare": lambda: session.run(names, feeds),
+        "control": lambda: session.run(names, feeds),
+        "runtime": lambda: runtime.run(feeds),
+    }
     return {
         "length": length,
-        "bare_ms": round(median["bare"] * 1e3, 3),
-        "runtime_ms": round(median["runtime"] * 1e3, 3),
+        "after_its_own": _differences(contenders, untimed=1),
+        "in_plain_turns": _differences(contenders, untimed=0),
+    }
+
+
+def _differences(contenders: dict[str, Callable[[], object]], *, untimed: int) -> dict[str, float]:
+    """Medians over the rounds: of the bare run, and of what the runtime and the control take beyond it."""
+    seconds = interleave(contenders, rounds=ROUNDS, clock=time.thread_time, untimed=untimed)
+    bare, extra = float(np.median(seconds["bare"])), float(np.median(seconds["runtime"] - seconds["bare"]))
+    return {
+        "bare_ms": round(bare * 1e3, 3),
         "extra_us": round(extra * 1e6, 1),
-        "extra_share": round(extra / median["bare"], 4),
+        "extra_share": round(extra / bare, 4),
         "noise_us": round(float(np.median(seconds["control"] - seconds["bare"])) * 1e6, 1),
     }
 
