@@ -94,7 +94,7 @@ def is_checkpoint(folder: Path) -> bool:
     """Whether `folder` has the config.json of a length-adaptive model."""
     try:
         settings = json.loads((folder / _CONFIG).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return False
     return isinstance(settings, dict) and settings.get("model_type") == MODEL_TYPE
 
@@ -148,7 +148,7 @@ def _read_json(file: Path, kind: type) -> Any:  # noqa: ANN401
         value = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise ModelError(f"{file.parent} has no {file.name}", hint="give the folder of a saved model") from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ModelError(f"{file} can't be read: {error}", hint="copy it again, or save the model again") from error
     if not isinstance(value, kind):
         raise ModelError(f"{file} is not sound: its top level is no {kind.__name__}")
