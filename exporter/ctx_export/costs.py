@@ -75,7 +75,7 @@ class MeasuredLatency:
 Latency = AnalyticLatency | MeasuredLatency
 
 DEFAULT_LATENCY = AnalyticLatency(3.0, 0.243, 1.66e-4)
-"""all-MiniLM-L6-v2 in fp32 on one thread, fitted within 5 % to benchmarks/results/overhead.json, 8 to 512 tokens.
+"""all-MiniLM-L6-v2 in fp32 on one thread; times 1.13 within 10 % of benchmarks/results/overhead.json, 8 to 512 tokens.
 
 Only the ratios of the three numbers matter to where buckets end.
 """
