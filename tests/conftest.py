@@ -6,8 +6,11 @@ from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
+import hypothesis
 import pytest
 
+hypothesis.settings.register_profile("shared", deadline=None)  # a busy machine is no defect
+hypothesis.settings.load_profile("shared")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # idle threads of PyTorch and ONNX Runtime leave the cores alone
 if "PYTEST_XDIST_WORKER" in os.environ:
