@@ -16,19 +16,6 @@ def bundle(tmp_path_factory):
     return write_tiny_bundle(tmp_path_factory.mktemp("bundles") / "tiny", tokenizer=True)
 
 
-@pytest.fixture
-def command(capsys):
-    """Runs `ctx-runtime`; its exit status, stdout and stderr."""
-
-    def run(*arguments):
-        with pytest.raises(SystemExit) as caught:
-            main([str(argument) for argument in arguments])
-        printed = capsys.readouterr()
-        return caught.value.code, printed.out, printed.err
-
-    return run
-
-
 def test_run_prints_one_object_with_outputs_and_dispatch(command, bundle):
     status, out, err = command("run", bundle, "--text", "w3 w4 w5", "--json")
     answer = json.loads(out)

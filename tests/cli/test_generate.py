@@ -3,26 +3,12 @@ import json
 
 import pytest
 
-from ctx_runtime.cli import main
 from tests.fixtures.decoder_bundles import greedy, wrap_decoder
 
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory):
     return wrap_decoder("llama", tmp_path_factory.mktemp("bundles") / "llama", tokenizer=True)
-
-
-@pytest.fixture
-def command(capsys):
-    """Runs `ctx-runtime`; its exit status, stdout and stderr."""
-
-    def run(*arguments):
-        with pytest.raises(SystemExit) as caught:
-            main([str(argument) for argument in arguments])
-        printed = capsys.readouterr()
-        return caught.value.code, printed.out, printed.err
-
-    return run
 
 
 def words(tokens):
