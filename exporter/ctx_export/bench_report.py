@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ctx_export.costs import MeasuredLatency
 from ctx_runtime.bucket import Tokens
-from ctx_runtime.errors import InputError
+from ctx_runtime.errors import InputError, first_problem
 from ctx_runtime.manifest import Activation
 
 Ms = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -123,10 +123,8 @@ def read_bench(path: Path) -> BenchReport:
             f"{path}: {error.strerror}", hint="write it with ctx-export bench BUNDLE -o bench.json"
         ) from error
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = ".".join(map(str, first["loc"]))
         raise InputError(
-            f"{path}: {where + ': ' if where else ''}{first['msg']}",
+            f"{path}: {first_problem(error)}",
             hint="expected what ctx-export bench BUNDLE -o writes",
         ) from None
 

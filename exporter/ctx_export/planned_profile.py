@@ -8,7 +8,7 @@ import yaml
 from pydantic import ValidationError
 
 from ctx_export.planning import Plan
-from ctx_runtime.errors import InputError
+from ctx_runtime.errors import InputError, first_problem
 from ctx_runtime.resource_profile import BucketEntry, ResourceProfile
 
 DEFAULTS = ResourceProfile(name="planned", buckets=(BucketEntry(max_length=64),))
@@ -44,11 +44,7 @@ def planned_profile(plan: Plan, name: str, base: ResourceProfile = DEFAULTS) -> 
     try:
         return ResourceProfile.model_validate(base.model_copy(update=changes).model_dump())
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = ".".join(map(str, first["loc"]))
-        raise InputError(
-            f"{where}: {first['msg']}", hint="a profile's name is made of letters, digits, . _ -"
-        ) from None
+        raise InputError(first_problem(error), hint="a profile's name is made of letters, digits, . _ -") from None
 
 
 def write_profile(profile: ResourceProfile, path: Path) -> None:

@@ -23,6 +23,8 @@ from __future__ import annotations
 
 from typing import Literal
 
+from pydantic import ValidationError
+
 _LONGEST_MESSAGE = 500
 
 BundleRefusal = Literal[
@@ -131,3 +133,10 @@ class ParityError(BuildError):
     """Outputs differ from PyTorch's by more than the tolerance."""
 
     exit_code = 1
+
+
+def first_problem(error: ValidationError) -> str:
+    """What pydantic found wrong first, and where: `buckets.1.max_length: Input should be …`."""
+    problem = error.errors(include_url=False, include_input=False)[0]
+    where = ".".join(map(str, problem["loc"]))
+    return f"{where}: {problem['msg']}" if where else problem["msg"]

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 from pydantic import BaseModel, Field, ValidationError
 
 from ctx_runtime.bucket import MAX_LENGTH, Tokens
-from ctx_runtime.errors import InputError
+from ctx_runtime.errors import InputError, first_problem
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,10 +54,8 @@ class LengthHistogram:
         try:
             recorded = _Recorded.model_validate_json(text).lengths
         except ValidationError as error:
-            first = error.errors(include_url=False)[0]
-            where = ".".join(map(str, first["loc"]))
             raise InputError(
-                f"not a recorded histogram: {where + ': ' if where else ''}{first['msg']}",
+                f"not a recorded histogram: {first_problem(error)}",
                 hint='expected {"lengths": {"17": 3, …}}: the number of inputs of each length in tokens',
             ) from None
         seen = sorted(length for length, count in recorded.items() if count)

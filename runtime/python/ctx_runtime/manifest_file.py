@@ -9,7 +9,7 @@ from typing import NoReturn
 
 from pydantic import ValidationError
 
-from ctx_runtime.errors import BundleError
+from ctx_runtime.errors import BundleError, first_problem
 from ctx_runtime.manifest import FORMAT, Manifest
 
 MAX_MANIFEST_BYTES = 4 << 20
@@ -102,11 +102,8 @@ def _parse_float(digits: str) -> float:
 
 def _first_line(error: ValidationError) -> str:
     """The first problem: `buckets.1.max_length: Input should be …`."""
-    problems = error.errors(include_url=False, include_input=False)
-    key = ".".join(str(part) for part in problems[0]["loc"])
-    message = problems[0]["msg"].removeprefix("Value error, ")
-    more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-    return _one_line(f"{key + ': ' if key else ''}{message}{more}")
+    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    return _one_line(first_problem(error).replace("Value error, ", "", 1) + more)
 
 
 def _one_line(text: str) -> str:
