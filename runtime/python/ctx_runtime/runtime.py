@@ -3,31 +3,23 @@
 from __future__ import annotations
 
 import os
-import threading
-import time
 from collections.abc import Mapping, Sequence
-from copy import copy
 from types import TracebackType
 from typing import TYPE_CHECKING, overload
 
-import numpy as np
 from numpy.typing import ArrayLike
 
-from ctx_runtime.batching import Job, form_batches
 from ctx_runtime.bundle import Bundle
 from ctx_runtime.dispatch import Dispatcher
-from ctx_runtime.errors import InputError, QualityError, TooLongError
-from ctx_runtime.fusing import Fuser
+from ctx_runtime.errors import InputError, QualityError
+from ctx_runtime.execution import Execution
 from ctx_runtime.generation.generation import Generation
 from ctx_runtime.generation.generator import Generator
 from ctx_runtime.generation.prompts import Prompt
 from ctx_runtime.generation.settings import Settings
 from ctx_runtime.manifest import BucketRecord, Manifest
-from ctx_runtime.padding import Row, RowLayout
-from ctx_runtime.parity import Form
 from ctx_runtime.resource_profile import BackendName, ShareWeights
-from ctx_runtime.results import BucketStats, Dispatch, Explanation, Result, Stats
-from ctx_runtime.segmenting import SegmentPlan, find_framing, fuse, plan_segments
+from ctx_runtime.results import Explanation, Result, Stats
 from ctx_runtime.text import Tokenizer
 
 if TYPE_CHECKING:
@@ -69,18 +61,10 @@ class Runtime:
             session_budget=bundle.manifest.session_budget if session_budget is None else session_budget,
             min_quality=bundle.manifest.min_quality if min_quality is None else min_quality,
         )
-        self._layout = RowLayout(bundle.manifest.inputs, bundle.manifest.outputs)
-        self._longest = bundle.manifest.max_length
-        fusion = bundle.manifest.fusion
-        fuses = fusion is not None and bundle.manifest.overflow.policy == "segment"
-        self._fuser = Fuser(bundle.manifest, fusion, self._dispatcher, self._layout) if fusion and fuses else None
-        self._alone: Form = "masked" if self._layout.mask is None else "unmasked"
+        self._execution = Execution(bundle.manifest, self._dispatcher)
         self._tokenizer = Tokenizer(bundle)
         decoder = bundle.manifest.decoder
         self._generator = Generator(bundle, decoder, self._dispatcher, self._tokenizer) if decoder else None
-        self._names = {bucket.max_length: bucket.name for bucket in bundle.manifest.buckets}
-        self._stats = {name: BucketStats() for name in self._names.values()}
-        self._stats_lock = threading.Lock()
 
     @classmethod
     def open(
@@ -148,11 +132,11 @@ class Runtime:
         if self._generator is not None:
             raise InputError(f"{self._manifest.name} generates text and has no other outputs", hint="use generate")
         if isinstance(inputs, (dict, Mapping)):  # a dict is told at once, an abstract class takes its time
-            rows, batched = self._layout.read(inputs)
-            return self._joined(self._run_rows(rows), batched)
-        groups = [self._layout.read(item) for item in inputs]
-        answers = iter(self._run_rows([row for rows, _ in groups for row in rows]))
-        return [self._joined([next(answers) for _ in rows], batched) for rows, batched in groups]
+            rows, batched = self._execution.layout.read(inputs)
+            return self._execution.join(self._execution.run(rows), batched)
+        groups = [self._execution.layout.read(item) for item in inputs]
+        answers = iter(self._execution.run([row for rows, _ in groups for row in rows]))
+        return [self._execution.join([next(answers) for _ in rows], batched) for rows, batched in groups]
 
     @overload
     def run_text(self, text: str) -> Result: ...  # type: ignore[overload-overlap]
@@ -206,15 +190,16 @@ class Runtime:
             raise InputError(f"expected a length and a batch of at least 1, got {length} and {batch}")
         if self._generator is not None:
             bucket, reason = self._generator.ladder(batch).choose(length, None)
-            with self._dispatcher.session(bucket, self._alone) as session:
+            with self._dispatcher.session(bucket, self._execution.alone) as session:
                 return self._explained(length, bucket, session.backend, 1, reason)
-        if self._fuser is not None and length > self._longest:
-            plan, note = self._fuser.plan(length)
-            return self._explained(length, self._manifest.buckets[-1], self._fuser.backend(), len(plan.segments), note)
+        fuser = self._execution.fuser
+        if fuser is not None and length > self._manifest.max_length:
+            plan, note = fuser.plan(length)
+            return self._explained(length, self._manifest.buckets[-1], fuser.backend(), len(plan.segments), note)
         special = self._manifest.special_tokens
-        segments, run_length, note = self._overflow(length, len(special.prefix), len(special.suffix))
+        segments, run_length, note = self._execution.overflow(length, len(special.prefix), len(special.suffix))
         bucket, reason = self._dispatcher.choose(run_length, batch if segments is None else 1)
-        with self._dispatcher.session(bucket, self._alone) as session:
+        with self._dispatcher.session(bucket, self._execution.alone) as session:
             count = 1 if segments is None else len(segments.segments)
             return self._explained(length, bucket, session.backend, count, note or reason)
 
@@ -226,16 +211,15 @@ class Runtime:
         return Explanation(length, bucket.name, bucket.network, backend, segments, metric, quality, reason)
 
     def stats(self) -> Stats:
-        """What ran by bucket, what is open now, and what did not go as the resource profile asked."""
+        """What ran by bucket or was generated, what is open, and what did not go as the resource profile asked."""
         sessions = self._dispatcher.open_sessions()
-        with self._stats_lock:
-            buckets = {name: copy(stats) for name, stats in self._stats.items()}
         return Stats(
-            buckets=buckets,
+            buckets=self._execution.stats(),
             open_sessions=len(sessions),
             resident_bytes=sum(session.resident_bytes for session in sessions),
             evictions=self._dispatcher.evictions,
             fallbacks=tuple(self._dispatcher.fallbacks),
+            generation=None if self._generator is None else self._generator.stats,
         )
 
     def close(self) -> None:
@@ -247,133 +231,3 @@ class Runtime:
     @property
     def _manifest(self) -> Manifest:
         return self.bundle.manifest
-
-    def _run_rows(self, rows: Sequence[Row]) -> list[Result]:
-        """The result of every row, a batch of one, in order: jobs of all rows are batched together."""
-        if self._fuser is not None and any(row.length > self._longest for row in rows):
-            return self._run_long_rows(self._fuser, rows)
-        plans: list[SegmentPlan | None] = []
-        jobs: list[Job] = []
-        for row in rows:
-            segments, parts, note = self._cut(row)
-            plans.append(segments)
-            for part in parts:
-                bucket, reason = self._dispatcher.choose(part.length)
-                jobs.append(Job(part, bucket, segments is not None, note or reason))
-        results = self._run_jobs(jobs)
-        if not any(plans):
-            return results
-        answers = iter(results)
-        return [
-            next(answers) if plan is None else self._fused(row, plan, [next(answers) for _ in plan.segments])
-            for row, plan in zip(rows, plans, strict=True)
-        ]
-
-    def _run_long_rows(self, fuser: Fuser, rows: Sequence[Row]) -> list[Result]:
-        """The same where some rows are longer than every bucket, and the model fuses their segments."""
-        short = iter(self._run_rows([row for row in rows if row.length <= self._longest]))
-        results: list[Result] = []
-        for row in rows:
-            if row.length <= self._longest:
-                results.append(next(short))
-                continue
-            result = fuser.run(row)
-            self._count_fused(result.dispatch[0])
-            results.append(result)
-        return results
-
-    def _overflow(self, length: int, prefix: int, suffix: int) -> tuple[SegmentPlan | None, int, str]:
-        """What becomes of a row of `length` tokens: its segments, the length to run, and a note if it is too long."""
-        longest, overflow = self._longest, self._manifest.overflow
-        if length <= longest:
-            return None, length, ""
-        if overflow.policy == "error":
-            raise TooLongError(
-                f"{length} tokens are more than the {longest} that the bundle takes",
-                hint="shorten the input, or build with the overflow policy `segment`",
-            )
-        if overflow.policy == "truncate":
-            return None, longest, f"truncated: {length - longest} of {length} tokens beyond {longest} were cut off"
-        plan = plan_segments(length, window=longest, overlap=overflow.overlap, prefix=prefix, suffix=suffix)
-        return plan, longest, f"{length} tokens in {len(plan.segments)} segments of {longest}"
-
-    def _cut(self, row: Row) -> tuple[SegmentPlan | None, list[Row], str]:
-        """The parts of a row that are run: itself, its truncated self, or its windows."""
-        if row.length <= self._longest:
-            return None, [row], ""
-        prefix, suffix = 0, 0
-        if self._layout.tokens is not None:
-            prefix, suffix = find_framing(row.arrays[self._layout.tokens][0], self._manifest.special_tokens)
-        plan, length, note = self._overflow(row.length, prefix, suffix)
-        if plan is not None:
-            return plan, [self._layout.take(row, segment.indices) for segment in plan.segments], note
-        kept = np.concatenate([np.arange(length - suffix), np.arange(row.length - suffix, row.length)])
-        return None, [self._layout.take(row, kept)], note
-
-    def _run_jobs(self, jobs: Sequence[Job]) -> list[Result]:
-        if len(jobs) == 1:
-            return self._run_batch(jobs)
-        results: dict[int, Result] = {}
-        for batch in form_batches(jobs, may_pad=self._manifest.padding_invariant and self._layout.mask is not None):
-            for index, result in zip(batch, self._run_batch([jobs[index] for index in batch]), strict=True):
-                results[index] = result
-        return [results[index] for index in range(len(jobs))]
-
-    def _run_batch(self, jobs: Sequence[Job]) -> list[Result]:
-        """Run jobs of one bucket together, padded to the longest."""
-        bucket, rows = jobs[0].bucket, [job.row for job in jobs]
-        name, lengths = self._names[bucket.max_length], [row.length for row in rows]
-        longest = max(lengths)
-        padded = min(lengths) < longest
-        with self._dispatcher.session(bucket, "masked" if padded else self._alone) as session:
-            feeds = self._layout.stack(rows, session.inputs)
-            started = time.perf_counter()
-            outputs = session.run(feeds, bucket=name)
-            ms = (time.perf_counter() - started) * 1e3
-            backend = session.backend
-        split = self._layout.unstack(outputs, lengths)
-        self._count(name, lengths, longest, ms)
-        return [
-            Result(split[index], (Dispatch(length, name, backend, longest - length, 1, ms, jobs[index].reason),))
-            for index, length in enumerate(lengths)
-        ]
-
-    def _fused(self, row: Row, plan: SegmentPlan, windows: Sequence[Result]) -> Result:
-        outputs = {
-            spec.name: fuse(plan, [window.outputs[spec.name][0] for window in windows], spec)[np.newaxis]
-            for spec in self._manifest.outputs
-        }
-        runs = [window.dispatch[0] for window in windows]
-        ms, padding = sum(run.ms for run in runs), sum(run.padding for run in runs)
-        first = runs[0]
-        return Result(
-            outputs, (Dispatch(row.length, first.bucket, first.backend, padding, len(runs), ms, first.reason),)
-        )
-
-    def _joined(self, rows: Sequence[Result], batched: bool) -> Result:
-        """Rows in one batch; without its axis for the one row of inputs that had none."""
-        if len(rows) == 1 and batched:
-            return rows[0]
-        outputs = self._layout.join([row.outputs for row in rows])
-        if not batched:
-            outputs = {name: array[0] for name, array in outputs.items()}
-        return Result(outputs, tuple(row.dispatch[0] for row in rows))
-
-    def _count_fused(self, run: Dispatch) -> None:
-        with self._stats_lock:
-            stats = self._stats[run.bucket]
-            stats.runs += run.segments
-            stats.rows += run.segments
-            stats.fused += 1
-            stats.tokens += run.segments * self._longest
-            stats.seconds += run.ms / 1e3
-
-    def _count(self, bucket: str, lengths: Sequence[int], longest: int, ms: float) -> None:
-        tokens = sum(lengths)
-        with self._stats_lock:
-            stats = self._stats[bucket]
-            stats.runs += 1
-            stats.rows += len(lengths)
-            stats.tokens += tokens
-            stats.padding += longest * len(lengths) - tokens
-            stats.seconds += ms / 1e3
