@@ -12,8 +12,9 @@ import shutil
 from pathlib import Path
 from types import TracebackType
 
-from ctx_runtime.bundle import Bundle, canonical_json, sha256_file
+from ctx_runtime.bundle import Bundle, canonical_json
 from ctx_runtime.errors import BuildError
+from ctx_runtime.hash_records import sha256_file
 from ctx_runtime.manifest import FileRecord, Manifest
 
 MANIFEST = "manifest.json"
@@ -75,7 +76,7 @@ class BundleWriter:
         Raises:
             BundleError: what was written is not a sound bundle.
         """
-        Bundle.open(self.root)
+        Bundle.open(self.root, check="full")
         for path in self.root.rglob("*"):
             _sync(path)
         _check_replaceable(self.output)
@@ -84,7 +85,7 @@ class BundleWriter:
         else:
             self.root.rename(self.output)
         _sync(self.output.parent)
-        return Bundle.open(self.output, verify="sizes")
+        return Bundle.open(self.output, check="sizes")
 
 
 def _check_replaceable(output: Path) -> None:

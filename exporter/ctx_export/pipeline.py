@@ -254,7 +254,7 @@ def add_engines(shop: Workshop | DecoderShop, targets: Sequence[str]) -> None:
     """Build TensorRT engines from the graphs of the finished folder, and list them in its manifest."""
     root = shop.writer.root
     with shop.stages.stage("engines"):
-        bundle = Bundle.open(root, verify="sizes")
+        bundle = Bundle.open(root, check="sizes")
         built = build_engines(bundle, targets=targets, out_dir=root, cache=shop.cache, on_progress=shop.stages.tell)
         records = tuple(engine.record for engine in built)
         shop.writer.write_manifest(bundle.manifest.model_copy(update={"engines": records}))
@@ -277,7 +277,7 @@ def verify(
         BundleError: the bundle is not sound.
         SourceError: the model is not the one that the bundle was made from.
     """
-    bundle = Bundle.open(path)
+    bundle = Bundle.open(path, check="full")
     manifest = bundle.manifest
     if manifest.decoder is not None:
         return verify_decoder(bundle, load_causal(str(against), allow_pickle=allow_pickle), Stages(on_progress))

@@ -377,7 +377,7 @@ def test_a_sound_bundle_opens(root: Path) -> None:
     assert bundle.manifest_sha256 == hashlib.sha256(data).hexdigest()
     assert bundle.manifest.max_length == 48
     assert bundle.path(bundle.manifest.buckets[0].graph) == root.resolve() / "graphs/ctx-16.onnx"
-    assert Bundle.open(str(root), verify="sizes").manifest == bundle.manifest
+    assert Bundle.open(str(root), check="sizes").manifest == bundle.manifest
 
 
 def test_a_bundle_may_be_reached_through_a_link(root: Path) -> None:
@@ -419,10 +419,10 @@ def test_the_operators_written_down_are_those_of_the_scan() -> None:
 
 def test_sizes_leave_out_the_hashes_and_nothing_else(root: Path) -> None:
     set_manifest("files", 0, "sha256", to="0" * 64)(root)
-    Bundle.open(root, verify="sizes")
+    Bundle.open(root, check="sizes")
     edit_external("location", "/etc/passwd")(root)
     with pytest.raises(BundleError) as caught:
-        Bundle.open(root, verify="sizes")
+        Bundle.open(root, check="sizes")
     assert caught.value.code == "weight-location"
 
 

@@ -12,23 +12,25 @@ import re
 import stat
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 from ctx_runtime.errors import BundleError
 from ctx_runtime.golden_syntax import check_golden
+from ctx_runtime.hash_records import has_sha256
 from ctx_runtime.manifest import FileRecord, GraphTensor, Manifest, TensorSpec
 from ctx_runtime.manifest_file import MAX_MANIFEST_BYTES, canonical_json, parse_manifest
 from ctx_runtime.onnx_scan import MAX_GRAPH_BYTES, GraphContract, scan_graph
 from ctx_runtime.weight_ranges import WeightRange, check_ranges
 
-__all__ = ["MANIFEST", "Bundle", "canonical_json", "sha256_file"]
+__all__ = ["MANIFEST", "Bundle", "Check", "canonical_json"]
 
 MANIFEST = "manifest.json"
 _PATH = re.compile(r"(?:[A-Za-z0-9._+-]{0,254}[A-Za-z0-9_+-]/){0,7}[A-Za-z0-9._+-]{0,254}[A-Za-z0-9_+-]")
-_CHUNK = 1 << 20
 
+Check = Literal["changed", "full", "sizes"]
+"""What is hashed at opening: all but weights that are recorded and have not changed since; all; nothing."""
 MaskUse = Literal["required", "allowed", "refused"]
 
 
@@ -39,20 +41,23 @@ class Bundle:
     Attributes:
         root: its folder, without links.
         manifest_sha256: of the bytes of `manifest.json`; it names the bundle, since the manifest lists every file.
+        check: what was hashed; what this device keeps of the bundle is checked likewise.
     """
 
     root: Path
     manifest: Manifest
     manifest_sha256: str
+    check: Check = field(default="changed", compare=False)
 
     @classmethod
-    def open(cls, path: str | os.PathLike[str], *, verify: Literal["full", "sizes"] = "full") -> Bundle:
+    def open(cls, path: str | os.PathLike[str], *, check: Check = "changed") -> Bundle:
         """Check the bundle at `path`, which may be a link to it.
 
         Args:
             path: the folder.
-            verify: `full` checks all of `FORMAT.md`; `sizes` leaves out the hashes, for a bundle that this machine
-                has checked before.
+            check: `changed` checks all of `FORMAT.md`, but believes this user's own record of the hash of weights
+                that have not changed since; `full` hashes them too; `sizes` leaves out all hashes, for a bundle that
+                was just written.
 
         Raises:
             BundleError: its `code` says which rule the bundle breaks.
@@ -64,28 +69,18 @@ class Bundle:
         _check_references(manifest)
         try:
             _check_tree(root, manifest)
-            if verify == "full":
-                _check_hashes(root, manifest)
+            if check != "sizes":
+                _check_hashes(root, manifest, check)
             _check_graphs(root, manifest)
             for golden, shortest in _golden_files(manifest):
                 check_golden(root / golden, manifest, shortest=shortest)
         except OSError as error:
             raise BundleError("file-missing", f"{error.filename} can't be read: {error.strerror}") from error
-        return cls(root, manifest, hashlib.sha256(data).hexdigest())
+        return cls(root, manifest, hashlib.sha256(data).hexdigest(), check)
 
     def path(self, relative: str) -> Path:
         """Where a file that the manifest lists is."""
         return self.root / relative
-
-
-def sha256_file(path: Path) -> str:
-    """The sha256 of a file, in hexadecimal."""
-    digest, buffer = hashlib.sha256(), bytearray(_CHUNK)
-    view = memoryview(buffer)
-    with path.open("rb", buffering=0) as file:
-        while size := file.readinto(buffer):
-            digest.update(view[:size])
-    return digest.hexdigest()
 
 
 def _read_manifest(path: str | os.PathLike[str]) -> tuple[Path, bytes]:
@@ -189,15 +184,16 @@ def _referenced_files(manifest: Manifest) -> Iterator[str | None]:
     yield from (manifest.weights, manifest.tokenizer, manifest.parity_report)
 
 
-def _check_hashes(root: Path, manifest: Manifest) -> None:
-    def check(record: FileRecord) -> None:
-        if sha256_file(root / record.path) != record.sha256:
+def _check_hashes(root: Path, manifest: Manifest, check: Check) -> None:
+    def check_file(record: FileRecord) -> None:
+        recorded = check == "changed" and record.path == manifest.weights
+        if not has_sha256(root / record.path, record.sha256, recorded=recorded):
             raise BundleError(
                 "file-hash", f"{record.path} differs from what the build wrote", hint="copy the bundle again"
             )
 
     with ThreadPoolExecutor() as pool:
-        list(pool.map(check, manifest.files))
+        list(pool.map(check_file, manifest.files))
 
 
 def _check_graphs(root: Path, manifest: Manifest) -> None:

@@ -50,7 +50,7 @@ def verify(
     Raises:
         BundleError: the bundle is not sound.
     """
-    bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
+    bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle, check="full")
     manifest, cases = bundle.manifest, list[ParityCase]()
     unverified: dict[str, str] = {}
     dispatcher = Dispatcher(bundle, backends=backends, share_weights=manifest.share_weights, session_budget=None)

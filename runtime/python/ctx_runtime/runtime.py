@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, overload
 
 from numpy.typing import ArrayLike
 
-from ctx_runtime.bundle import Bundle
+from ctx_runtime.bundle import Bundle, Check
 from ctx_runtime.dispatch import Dispatcher
 from ctx_runtime.errors import InputError, QualityError
 from ctx_runtime.execution import Execution
@@ -75,6 +75,7 @@ class Runtime:
         session_budget: int | None = None,
         backends: Sequence[BackendName] | None = None,
         min_quality: float | None = None,
+        check: Check = "changed",
     ) -> Runtime:
         """Verify a bundle and hold it; graphs are opened on first use.
 
@@ -87,12 +88,13 @@ class Runtime:
             backends: in order of preference, for every bucket; by default what each bucket says.
             min_quality: an input runs in the smallest bucket that is known to be at least this good at its length, in
                 the metric of the bundle's table of quality; by default what the bundle says.
+            check: what is hashed of a bundle that is not open yet, see `Bundle.open`.
 
         Raises:
             BundleError: the folder is not a sound bundle.
             QualityError: `min_quality` is given, and the bundle has no table of quality.
         """
-        opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
+        opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle, check=check)
         return cls(
             opened,
             share_weights=share_weights,

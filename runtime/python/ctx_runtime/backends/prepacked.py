@@ -19,10 +19,11 @@ from pathlib import Path
 
 import onnxruntime as ort
 
-from ctx_runtime.backends.cache_folder import cache_root
 from ctx_runtime.backends.onnxruntime import PROVIDERS, session_options
-from ctx_runtime.bundle import Bundle, sha256_file
+from ctx_runtime.bundle import Bundle, Check
+from ctx_runtime.cache_folder import cache_root
 from ctx_runtime.errors import BackendError
+from ctx_runtime.hash_records import has_sha256, sha256_file
 
 _GRAPH, _WEIGHTS, _HASHES = "graph.onnx", "weights.bin", "sha256.json"
 _MIN_EXTERNAL_BYTES = 1024
@@ -31,7 +32,8 @@ _MIN_EXTERNAL_BYTES = 1024
 def prepacked_graph(bundle: Bundle, graph: str) -> Path:
     """The repacked form of a graph of `bundle`, made on the first call on this device.
 
-    Its hashes are checked on every call, and an entry that does not keep them is made again.
+    Its hashes are checked on every call, that of the weights by its record if the bundle's was; an entry that does not
+    keep them is made again.
 
     Raises:
         BackendError: the cache can't be written; the graph itself can still be opened.
@@ -39,15 +41,15 @@ def prepacked_graph(bundle: Bundle, graph: str) -> Path:
     key = _digest(bundle.manifest_sha256, ort.__version__, _processor())
     folder = cache_root() / key / Path(graph).name
     try:
-        if not _is_sound(folder):
-            _make(bundle.path(graph), folder)
+        if not _is_sound(folder, bundle.check):
+            _make(bundle.path(graph), folder, bundle.check)
     except Exception as error:  # ONNX Runtime's errors have no common class of their own
         reason = " ".join(str(error).split())[:300]
         raise BackendError(f"the cache of prepacked weights at {cache_root()} can't be written: {reason}") from error
     return folder / _GRAPH
 
 
-def _make(graph: Path, folder: Path) -> None:
+def _make(graph: Path, folder: Path, check: Check) -> None:
     """Fill `folder` with the repacked graph, its weights linked to those of a graph that has the same."""
     folder.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=folder.parent))
@@ -60,7 +62,7 @@ def _make(graph: Path, folder: Path) -> None:
         shutil.rmtree(folder, ignore_errors=True)
         partial.rename(folder)
     except OSError:
-        if not _is_sound(folder):  # else another process was faster
+        if not _is_sound(folder, check):  # else another process was faster
             raise
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -84,11 +86,14 @@ def _repack(graph: Path, target: Path) -> None:
     ort.InferenceSession(str(graph), options, providers=[PROVIDERS["onnxruntime-cpu"]])
 
 
-def _is_sound(folder: Path) -> bool:
+def _is_sound(folder: Path, check: Check) -> bool:
     """Whether `folder` holds all that `_make` wrote, unchanged."""
     try:
         hashes = json.loads((folder / _HASHES).read_text())
-        return _GRAPH in hashes and all(sha256_file(folder / name) == sha256 for name, sha256 in hashes.items())
+        return _GRAPH in hashes and all(
+            has_sha256(folder / name, sha256, recorded=check != "full" and name == _WEIGHTS)
+            for name, sha256 in hashes.items()
+        )
     except (OSError, ValueError):
         return False
 

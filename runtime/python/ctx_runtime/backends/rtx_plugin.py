@@ -16,8 +16,8 @@ from types import ModuleType
 
 import onnxruntime as ort
 
-from ctx_runtime.backends.cache_folder import cache_root
 from ctx_runtime.bundle import Bundle
+from ctx_runtime.cache_folder import cache_root
 from ctx_runtime.errors import BackendError, MissingExtraError
 from ctx_runtime.manifest import BucketRecord, InputSpec
 

@@ -12,9 +12,9 @@ import tempfile
 from pathlib import Path
 from types import ModuleType
 
-from ctx_runtime.backends.cache_folder import cache_root
 from ctx_runtime.backends.tensorrt_library import Native
 from ctx_runtime.bundle import Bundle
+from ctx_runtime.cache_folder import cache_root
 from ctx_runtime.manifest import EngineRecord
 
 

@@ -1,0 +1,170 @@
+"""A file is hashed once, and again when anything has touched it, or its record is not sound."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from ctx_runtime import hash_records
+from ctx_runtime.hash_records import has_sha256
+
+CONTENT = bytes(range(256)) * 4096
+SHA256 = hashlib.sha256(CONTENT).hexdigest()
+
+
+@pytest.fixture
+def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A file that was hashed and recorded; the time that it takes to settle is left out."""
+    monkeypatch.setenv("CTX_RUNTIME_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(hash_records, "_SETTLED_NS", 0)
+    path = tmp_path / "weights.bin"
+    path.write_bytes(CONTENT)
+    time.sleep(0.02)  # a tick of the clock that stamps files
+    assert has_sha256(path, SHA256, recorded=True)
+    return path
+
+
+@pytest.fixture
+def hashed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The files that were hashed, by name."""
+    names: list[str] = []
+    sha256 = hash_records._sha256
+
+    def spy(opened: object) -> str:
+        names.append(Path(opened.name).name)
+        return sha256(opened)
+
+    monkeypatch.setattr(hash_records, "_sha256", spy)
+    return names
+
+
+def record_of(file: Path) -> Path:
+    [record] = (file.parent / "cache" / "hashes").iterdir()
+    return record
+
+
+def test_a_file_that_stands_still_is_hashed_once(file: Path, hashed: list[str]) -> None:
+    assert has_sha256(file, SHA256, recorded=True) and not hashed
+    assert has_sha256(file, SHA256, recorded=False) and hashed == ["weights.bin"]
+    assert not has_sha256(file, "0" * 64, recorded=True)
+
+
+def test_a_record_is_one_line_that_only_the_user_can_write(file: Path) -> None:
+    status, record = file.stat(), record_of(file)
+    state = f"{status.st_dev} {status.st_ino} {status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}"
+    assert record.name == f"{status.st_dev}-{status.st_ino}"
+    assert record.read_text() == f"{SHA256} {state}\n"
+    assert record.stat().st_mode & 0o777 == 0o600 and record.parent.stat().st_mode & 0o777 == 0o700
+
+
+def flip(path: Path) -> None:
+    with path.open("r+b") as file:
+        file.seek(1000)
+        file.write(b"\x00")
+
+
+def flip_and_set_the_time_back(path: Path) -> None:
+    before = path.stat()
+    flip(path)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert path.stat().st_mtime_ns == before.st_mtime_ns
+
+
+def replace(path: Path) -> None:
+    other = path.with_name("other")
+    other.write_bytes(CONTENT)
+    flip_and_set_the_time_back(other)
+    other.replace(path)
+
+
+@pytest.mark.parametrize("change", [flip, flip_and_set_the_time_back, replace, lambda path: os.truncate(path, 1 << 20)])
+def test_a_file_that_was_changed_is_hashed_again(file: Path, change: object) -> None:
+    change(file)
+    assert has_sha256(file, SHA256, recorded=True) == (file.read_bytes() == CONTENT)
+
+
+def move_to_another_inode(record: Path) -> None:
+    """What vouches for another file, under the name of this one."""
+    sha256, device, inode, rest = record.read_text().split(" ", 3)
+    record.write_text(f"{sha256} {device} {int(inode) + 1} {rest}")
+
+
+def make_link(record: Path) -> None:
+    record.rename(record.with_name("elsewhere"))
+    record.symlink_to("elsewhere")
+
+
+def make_pipe(record: Path) -> None:
+    record.unlink()
+    os.mkfifo(record, 0o600)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda record: record.write_bytes(b""),
+        lambda record: record.write_bytes(b"\xff" * 4096),
+        lambda record: record.write_text(record.read_text().rstrip("\n")),
+        lambda record: record.write_text(record.read_text() + "x"),
+        move_to_another_inode,
+        make_link,
+        make_pipe,
+        lambda record: record.chmod(0o662),
+        lambda record: record.parent.chmod(0o770),
+        lambda record: os.chown(record, 1, -1),
+        lambda record: os.chown(record.parent, 1, -1),
+    ],
+)
+def test_a_record_that_is_not_sound_is_none(file: Path, hashed: list[str], damage: object) -> None:
+    try:
+        damage(record_of(file))
+    except PermissionError:
+        pytest.skip("only root can give a file to another user")
+    assert has_sha256(file, SHA256, recorded=True)
+    assert hashed == ["weights.bin"]
+
+
+def test_a_record_is_written_again(file: Path, hashed: list[str]) -> None:
+    record_of(file).write_text("damaged")
+    assert has_sha256(file, SHA256, recorded=True) and has_sha256(file, SHA256, recorded=True)
+    assert len(hashed) == 1
+
+
+def test_a_file_that_changed_a_moment_ago_is_not_recorded(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()  # of the time to settle
+    monkeypatch.setenv("CTX_RUNTIME_CACHE", str(file.parent / "other"))
+    assert has_sha256(file, SHA256, recorded=True)
+    assert not (file.parent / "other").exists()
+
+
+def test_a_small_file_is_not_recorded(file: Path) -> None:
+    small = file.with_name("small.bin")
+    small.write_bytes(b"small")
+    time.sleep(0.02)
+    assert has_sha256(small, hashlib.sha256(b"small").hexdigest(), recorded=True)
+    record_of(file)
+
+
+def test_a_file_that_changes_while_it_is_hashed_is_not_recorded(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    record_of(file).unlink()
+    sha256 = hash_records._sha256
+
+    def touch_after(opened: object) -> str:
+        found = sha256(opened)
+        os.utime(file)
+        return found
+
+    monkeypatch.setattr(hash_records, "_sha256", touch_after)
+    assert has_sha256(file, SHA256, recorded=True)
+    assert not list((file.parent / "cache" / "hashes").iterdir())
+
+
+def test_a_cache_that_cannot_be_written_does_no_harm(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (file.parent / "file").write_text("")
+    for place in (file.parent / "file", "/proc/nowhere"):
+        monkeypatch.setenv("CTX_RUNTIME_CACHE", str(place))
+        assert has_sha256(file, SHA256, recorded=True)
