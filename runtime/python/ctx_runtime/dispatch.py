@@ -112,6 +112,11 @@ class Dispatcher:
             reasons.append(f"{backend}: {failure}")
         raise BackendError(f"no backend can serve {bucket.name}: {'; '.join(reasons)}")
 
+    def likely_backend(self, bucket: BucketRecord, form: GraphForm) -> BackendName:
+        """The backend that would run `bucket`: the first that has not failed. Opens nothing."""
+        keys = self._keys.get((bucket.max_length, form)) or self._new_keys(bucket, form)
+        return next((backend for backend, key in keys if key not in self._failed), keys[0][0])
+
     def open_sessions(self) -> list[Session]:
         """The sessions that are open now."""
         with self._lock:

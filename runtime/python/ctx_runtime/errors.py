@@ -11,6 +11,8 @@
     ├── MemoryBudgetError           more memory than the resource profile allows
     ├── TimeBudgetError             more time than the resource profile allows
     ├── QualityError                no sub-network that is known to be good enough
+    ├── OverloadError               as many requests wait as may
+    ├── DeadlineError               a request that did not begin in time
     ├── MissingExtraError           an optional dependency; the hint is the pip line
     └── BuildError                  the build side
         ├── SourceError             a model that can't be loaded
@@ -104,6 +106,22 @@ class TimeBudgetError(CtxError):
 
 class QualityError(CtxError):
     """No bucket is known to answer an input of this length well enough."""
+
+
+class OverloadError(CtxError):
+    """As many requests wait as may.
+
+    Attributes:
+        retry_after_s: seconds after which those that wait now will have run, an estimate.
+    """
+
+    def __init__(self, message: str, *, retry_after_s: float) -> None:
+        super().__init__(message, hint=f"try again in {retry_after_s:.1f} s, or raise max_queue")
+        self.retry_after_s = retry_after_s
+
+
+class DeadlineError(CtxError):
+    """A request did not begin before its deadline."""
 
 
 class MissingExtraError(CtxError):

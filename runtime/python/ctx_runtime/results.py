@@ -79,6 +79,36 @@ class BucketStats:
     seconds: float = 0.0
 
 
+@dataclass
+class RequestStats:
+    """Submitted requests: how many there are now, and how many ended so far, and how.
+
+    Attributes:
+        queued: wait to begin.
+        running: have begun.
+        submitted: were accepted.
+        finished: ended with a result.
+        failed: ended with an error, the next two excepted.
+        cancelled: were cancelled before they began.
+        expired: did not begin before their deadline.
+        refused: were not accepted, because too many waited.
+    """
+
+    queued: int = 0
+    running: int = 0
+    submitted: int = 0
+    finished: int = 0
+    failed: int = 0
+    cancelled: int = 0
+    expired: int = 0
+    refused: int = 0
+
+    @property
+    def open(self) -> int:
+        """Accepted, and not ended yet."""
+        return self.submitted - self.finished - self.failed - self.cancelled - self.expired
+
+
 @dataclass(frozen=True)
 class Stats:
     """The runtime's state: what ran by bucket, what is open, and what did not go as the profile asked.
@@ -93,3 +123,15 @@ class Stats:
     resident_bytes: int = 0
     evictions: int = 0
     fallbacks: tuple[Fallback, ...] = ()
+    requests: RequestStats = field(default_factory=RequestStats)
+
+    @property
+    def queue(self) -> int:
+        """Submitted requests that wait."""
+        return self.requests.queued
+
+    @property
+    def padding_share(self) -> float:
+        """Of all tokens that ran so far, the share that was padding."""
+        tokens, padding = (sum(getattr(b, key) for b in self.buckets.values()) for key in ("tokens", "padding"))
+        return padding / (tokens + padding) if padding else 0.0

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
 from types import TracebackType
 from typing import TYPE_CHECKING, overload
 
+import numpy as np
 from numpy.typing import ArrayLike
 
-from ctx_runtime.bundle import Bundle, Check
+from ctx_runtime.bundle import Bundle
 from ctx_runtime.dispatch import Dispatcher
 from ctx_runtime.errors import InputError, QualityError
 from ctx_runtime.execution import Execution
@@ -20,6 +22,8 @@ from ctx_runtime.generation.settings import Settings
 from ctx_runtime.manifest import BucketRecord, Manifest
 from ctx_runtime.resource_profile import BackendName, ShareWeights
 from ctx_runtime.results import Explanation, Result, Stats
+from ctx_runtime.scheduling.scheduler import Scheduler
+from ctx_runtime.scheduling.settings import Scheduling
 from ctx_runtime.text import Tokenizer
 
 if TYPE_CHECKING:
@@ -28,6 +32,8 @@ if TYPE_CHECKING:
     from ctx_runtime.generation.settings import Options
 
 Inputs = Mapping[str, ArrayLike]
+
+_LONGEST_TIMEOUT_S = 1e6
 
 
 class Runtime:
@@ -49,6 +55,7 @@ class Runtime:
         session_budget: int | None = None,
         backends: Sequence[BackendName] | None = None,
         min_quality: float | None = None,
+        scheduling: Scheduling | None = None,
     ) -> None:
         """Use `Runtime.open`, which takes a path."""
         self.bundle = bundle
@@ -62,6 +69,7 @@ class Runtime:
             min_quality=bundle.manifest.min_quality if min_quality is None else min_quality,
         )
         self._execution = Execution(bundle.manifest, self._dispatcher)
+        self._scheduler = Scheduler(bundle.manifest, self._execution, self._dispatcher, scheduling or Scheduling())
         self._tokenizer = Tokenizer(bundle)
         decoder = bundle.manifest.decoder
         self._generator = Generator(bundle, decoder, self._dispatcher, self._tokenizer) if decoder else None
@@ -75,7 +83,7 @@ class Runtime:
         session_budget: int | None = None,
         backends: Sequence[BackendName] | None = None,
         min_quality: float | None = None,
-        check: Check = "changed",
+        scheduling: Scheduling | None = None,
     ) -> Runtime:
         """Verify a bundle and hold it; graphs are opened on first use.
 
@@ -88,19 +96,20 @@ class Runtime:
             backends: in order of preference, for every bucket; by default what each bucket says.
             min_quality: an input runs in the smallest bucket that is known to be at least this good at its length, in
                 the metric of the bundle's table of quality; by default what the bundle says.
-            check: what is hashed of a bundle that is not open yet, see `Bundle.open`.
+            scheduling: how submitted requests are batched and bounded; by default as the backend runs them best.
 
         Raises:
             BundleError: the folder is not a sound bundle.
             QualityError: `min_quality` is given, and the bundle has no table of quality.
         """
-        opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle, check=check)
+        opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
         return cls(
             opened,
             share_weights=share_weights,
             session_budget=session_budget,
             backends=backends,
             min_quality=min_quality,
+            scheduling=scheduling,
         )
 
     def __enter__(self) -> Runtime:
@@ -131,14 +140,37 @@ class Runtime:
             QualityError: no bucket is known to be good enough at this length.
             BackendError: no backend can serve the bucket.
         """
-        if self._generator is not None:
-            raise InputError(f"{self._manifest.name} generates text and has no other outputs", hint="use generate")
+        self._check_runs()
         if isinstance(inputs, (dict, Mapping)):  # a dict is told at once, an abstract class takes its time
             rows, batched = self._execution.layout.read(inputs)
             return self._execution.join(self._execution.run(rows), batched)
         groups = [self._execution.layout.read(item) for item in inputs]
         answers = iter(self._execution.run([row for rows, _ in groups for row in rows]))
         return [self._execution.join([next(answers) for _ in rows], batched) for rows, batched in groups]
+
+    def submit(self, inputs: Inputs, *, timeout_s: float | None = None) -> Future[Result]:
+        """Queue an input, to be run by a worker thread in a batch with others; at once a future of what `run` returns.
+
+        `cancel` works until it begins. The arrays are copied.
+
+        Args:
+            inputs: arrays by name, as `run` takes them.
+            timeout_s: if it has not begun after so many seconds, it ends with `DeadlineError`.
+
+        Raises:
+            InputError, TooLongError, MemoryBudgetError, TimeBudgetError, QualityError: as `run` would.
+            OverloadError: as many requests wait as may; says when to try again.
+            CtxError: the runtime drains or is closed.
+        """
+        self._check_runs()
+        if timeout_s is not None and not 0 <= timeout_s <= _LONGEST_TIMEOUT_S:
+            raise InputError(f"timeout_s: expected seconds from 0 to {_LONGEST_TIMEOUT_S:g}, got {timeout_s!r}")
+        rows, batched = self._execution.layout.read({name: np.array(array) for name, array in inputs.items()})
+        return self._scheduler.submit(rows, batched=batched, timeout_s=timeout_s)
+
+    def drain(self, timeout_s: float | None = None) -> bool:
+        """Take no more submitted requests, and wait for those that were accepted; whether all ended in `timeout_s`."""
+        return self._scheduler.drain(timeout_s)
 
     @overload
     def run_text(self, text: str) -> Result: ...  # type: ignore[overload-overlap]
@@ -221,14 +253,20 @@ class Runtime:
             resident_bytes=sum(session.resident_bytes for session in sessions),
             evictions=self._dispatcher.evictions,
             fallbacks=tuple(self._dispatcher.fallbacks),
+            requests=self._scheduler.stats(),
             generation=None if self._generator is None else self._generator.stats,
         )
 
     def close(self) -> None:
-        """Close every session; runs that are under way finish, later ones raise CtxError."""
+        """Close every session; runs that are under way finish, later ones and those in the queue raise CtxError."""
+        self._scheduler.close()
         self._dispatcher.close()
         if self._generator is not None:
             self._generator.close()
+
+    def _check_runs(self) -> None:
+        if self._generator is not None:
+            raise InputError(f"{self._manifest.name} generates text and has no other outputs", hint="use generate")
 
     @property
     def _manifest(self) -> Manifest:
