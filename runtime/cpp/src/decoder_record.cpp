@@ -48,4 +48,8 @@ std::vector<TensorSpec> DecoderRecord::outputs() const {
   return specs;
 }
 
+std::int64_t DecoderRecord::cache_bytes(std::int64_t batch, std::int64_t capacity) const {
+  return 2 * layers * batch * kv_heads * capacity * head_size * static_cast<std::int64_t>(item_bytes(cache_dtype));
+}
+
 }  // namespace ctxrt::core

@@ -175,6 +175,8 @@ struct DecoderRecord {
   std::vector<TensorSpec> inputs() const;
   std::vector<std::string> required() const;
   std::vector<TensorSpec> outputs() const;
+  // Of the cache for `batch` rows of `capacity` tokens.
+  std::int64_t cache_bytes(std::int64_t batch, std::int64_t capacity) const;
 };
 
 struct EngineRecord {

@@ -64,6 +64,44 @@ Result<std::vector<std::string>> names_of(const OrtLibrary& library, const OrtSe
   return names;
 }
 
+// Calls `run` with run options that `cancel` ends it by, or with none; tells a cancelled run from a failed one.
+template <class Run>
+Status run_cancellable(const OrtLibrary& library, CancelToken* cancel, const std::string& bucket, Run run) {
+  const OrtApi& api = library.api();
+  OrtRunOptions* options = nullptr;
+  if (cancel != nullptr) CTXRT_CHECK(library.check(api.CreateRunOptions(&options), "run options"));
+  const OrtOwned<OrtRunOptions> owned(options, api.ReleaseRunOptions);
+  OrtStatus* status = nullptr;
+  {
+    const CancelToken::Guard guard(cancel, [&api, options] {
+      if (OrtStatus* refused = api.RunOptionsSetTerminate(options)) api.ReleaseStatus(refused);
+    });
+    status = run(options);
+  }
+  Status ran = library.check(status, text(bucket, " failed"));
+  if (!ran && cancel != nullptr && cancel->cancelled()) return cancelled_error();
+  return ran;
+}
+
+// A session's run with what it reads and writes.
+class OrtBoundRun final : public BoundRun {
+ public:
+  OrtBoundRun(const OrtLibrary& library, OrtSession* session, OrtOwned<OrtIoBinding> binding, std::string bucket)
+      : library_(library), session_(session), binding_(std::move(binding)), bucket_(std::move(bucket)) {}
+
+  Status run(CancelToken* cancel) override {
+    return run_cancellable(library_, cancel, bucket_, [this](const OrtRunOptions* options) {
+      return library_.api().RunWithBinding(session_, options, binding_.get());
+    });
+  }
+
+ private:
+  const OrtLibrary& library_;
+  OrtSession* session_;
+  OrtOwned<OrtIoBinding> binding_;  // keeps the values
+  std::string bucket_;
+};
+
 std::vector<const char*> pointers_to(const std::vector<std::string>& names) {
   std::vector<const char*> out;
   out.reserve(names.size());
@@ -153,20 +191,44 @@ Status OrtGraphSession::append_provider(OrtSessionOptions* options) const {
   return Unit{};
 }
 
-Result<std::vector<OrtOwned<OrtValue>>> OrtGraphSession::bind(const Tensors& feeds) const {
+Result<OrtOwned<OrtValue>> OrtGraphSession::wrap(const BoundArray& array) const {
   const OrtApi& api = library_.api();
+  OrtValue* value = nullptr;
+  const std::size_t bytes = Tensor{array.dtype, array.shape, nullptr}.bytes();
+  CTXRT_CHECK(
+      library_.check(api.CreateTensorWithDataAsOrtValue(memory_.get(), array.data, bytes, array.shape.data(),
+                                                        array.shape.size(), element_type(array.dtype), &value),
+                     array.name));
+  return OrtOwned<OrtValue>(value, api.ReleaseValue);
+}
+
+Result<std::vector<OrtOwned<OrtValue>>> OrtGraphSession::wrap(const Tensors& feeds) const {
   std::vector<OrtOwned<OrtValue>> values;
   for (const auto& name : inputs_) {
     const auto& tensor = feeds.find(name)->second;
-    OrtValue* value = nullptr;
     auto* bytes = const_cast<std::byte*>(tensor.data.get());  // ONNX Runtime reads through the pointer only
-    CTXRT_CHECK(
-        library_.check(api.CreateTensorWithDataAsOrtValue(memory_.get(), bytes, tensor.bytes(), tensor.shape.data(),
-                                                          tensor.shape.size(), element_type(tensor.dtype), &value),
-                       "an input"));
-    values.emplace_back(value, api.ReleaseValue);
+    CTXRT_ASSIGN(auto value, wrap({name, tensor.dtype, tensor.shape, bytes}));
+    values.push_back(std::move(value));
   }
   return values;
+}
+
+Result<std::unique_ptr<BoundRun>> OrtGraphSession::bind(std::span<const BoundArray> inputs,
+                                                        std::span<const BoundArray> outputs, const Bucket& bucket) {
+  const OrtApi& api = library_.api();
+  OrtIoBinding* made = nullptr;
+  CTXRT_CHECK(library_.check(api.CreateIoBinding(session_.get(), &made), "a binding"));
+  OrtOwned<OrtIoBinding> binding(made, api.ReleaseIoBinding);
+  for (const auto& input : inputs) {
+    CTXRT_ASSIGN(const auto value, wrap(input));
+    CTXRT_CHECK(library_.check(api.BindInput(made, input.name.c_str(), value.get()), input.name));
+  }
+  for (const auto& output : outputs) {
+    CTXRT_ASSIGN(const auto value, wrap(output));
+    CTXRT_CHECK(library_.check(api.BindOutput(made, output.name.c_str(), value.get()), output.name));
+  }
+  return std::unique_ptr<BoundRun>(
+      std::make_unique<OrtBoundRun>(library_, session_.get(), std::move(binding), bucket.name));
 }
 
 // The tensor of an output, which keeps ONNX Runtime's memory alive.
@@ -193,25 +255,15 @@ Result<Tensor> OrtGraphSession::take(const OrtOwned<OrtValue>& output) const {
 
 Result<Tensors> OrtGraphSession::run(const Tensors& feeds, const Bucket& bucket, CancelToken* cancel) {
   const OrtApi& api = library_.api();
-  CTXRT_ASSIGN(const auto inputs, bind(feeds));
+  CTXRT_ASSIGN(const auto inputs, wrap(feeds));
   std::vector<const OrtValue*> values;
   values.reserve(inputs.size());
   for (const auto& input : inputs) values.push_back(input.get());
   std::vector<OrtValue*> outputs(outputs_.size(), nullptr);
-  OrtRunOptions* options = nullptr;
-  if (cancel != nullptr) CTXRT_CHECK(library_.check(api.CreateRunOptions(&options), "run options"));
-  const OrtOwned<OrtRunOptions> owned(options, api.ReleaseRunOptions);
-  OrtStatus* status = nullptr;
-  {
-    const CancelToken::Guard guard(cancel, [&api, options] {
-      if (OrtStatus* refused = api.RunOptionsSetTerminate(options)) api.ReleaseStatus(refused);
-    });
-    status = api.Run(session_.get(), options, input_names_.data(), values.data(), values.size(), output_names_.data(),
-                     outputs.size(), outputs.data());
-  }
-  const Status ran = library_.check(status, text(bucket.name, " failed"));
-  if (!ran && cancel != nullptr && cancel->cancelled()) return cancelled_error();
-  CTXRT_CHECK(ran);
+  CTXRT_CHECK(run_cancellable(library_, cancel, bucket.name, [&](const OrtRunOptions* options) {
+    return api.Run(session_.get(), options, input_names_.data(), values.data(), values.size(), output_names_.data(),
+                   outputs.size(), outputs.data());
+  }));
   std::vector<OrtOwned<OrtValue>> owned_outputs;
   owned_outputs.reserve(outputs.size());
   for (OrtValue* output : outputs) owned_outputs.emplace_back(output, api.ReleaseValue);

@@ -30,13 +30,16 @@ class OrtGraphSession final : public Session {
   const std::vector<std::string>& inputs() const override { return inputs_; }
   std::int64_t resident_bytes() const override { return plan_.resident_bytes; }
   Result<Tensors> run(const Tensors& feeds, const Bucket& bucket, CancelToken* cancel) override;
+  Result<std::unique_ptr<BoundRun>> bind(std::span<const BoundArray> inputs, std::span<const BoundArray> outputs,
+                                         const Bucket& bucket) override;
 
  private:
   OrtGraphSession(const OrtLibrary& library, OrtSessionPlan plan) : library_(library), plan_(std::move(plan)) {}
   Status start();
   Result<OrtOwned<OrtSessionOptions>> make_options();
   Status append_provider(OrtSessionOptions* options) const;
-  Result<std::vector<OrtOwned<OrtValue>>> bind(const Tensors& feeds) const;
+  Result<OrtOwned<OrtValue>> wrap(const BoundArray& array) const;
+  Result<std::vector<OrtOwned<OrtValue>>> wrap(const Tensors& feeds) const;
   Result<Tensor> take(const OrtOwned<OrtValue>& output) const;
 
   const OrtLibrary& library_;

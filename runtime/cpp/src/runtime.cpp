@@ -13,7 +13,7 @@ namespace ctxrt::core {
 Result<std::unique_ptr<Runtime>> Runtime::open(const Path& path, const Options& options) {
   // ONNX Runtime is loaded while the bundle is checked; where it is missing, the first run says so.
   const std::jthread loading([] { static_cast<void>(OrtLibrary::get()); });
-  CTXRT_ASSIGN(auto opened, open_bundle(path, options.verify));
+  CTXRT_ASSIGN(auto opened, open_bundle(path, options.check));
   auto bundle = std::make_unique<Bundle>(std::move(opened));
   if (options.min_quality && bundle->manifest.quality.empty()) {
     return Error{ErrorKind::quality, "the bundle has no table of quality", "build it from a model that was evaluated",
@@ -30,6 +30,7 @@ Result<std::unique_ptr<Runtime>> Runtime::open(const Path& path, const Options& 
 Runtime::Runtime(std::unique_ptr<Bundle> bundle, DispatcherOptions options, std::optional<double> min_quality)
     : bundle_(std::move(bundle)), chooser_{bundle_->manifest, min_quality}, dispatcher_(*bundle_, std::move(options)) {
   if (manifest().fusion && manifest().overflow.policy == OverflowPolicy::segment) fuser_.emplace(chooser_, dispatcher_);
+  if (manifest().decoder) generator_.emplace(manifest(), dispatcher_);
   for (const auto& bucket : manifest().buckets) stats_[bucket.name] = {};
 }
 
@@ -43,8 +44,7 @@ Status Runtime::check_open() const {
 Result<std::vector<RunResult>> Runtime::run(std::span<const Tensors> inputs, CancelToken* cancel) {
   CTXRT_CHECK(check_open());
   if (manifest().decoder) {
-    return Error{ErrorKind::input, text(manifest().name, " generates text"),
-                 "Runtime.generate of the Python runtime runs it", ""};
+    return input_error(text(manifest().name, " generates text and has no other outputs"), "use generate");
   }
   std::vector<Rows> groups;
   for (const auto& input : inputs) {
@@ -65,6 +65,13 @@ Result<std::vector<RunResult>> Runtime::run(std::span<const Tensors> inputs, Can
   return results;
 }
 
+Result<Generation> Runtime::generate(std::span<const std::int64_t> ids, const GenerationSettings& settings,
+                                     const OnToken& on_token, CancelToken* cancel) {
+  CTXRT_CHECK(check_open());
+  if (!generator_) return input_error(text(manifest().name, " does not generate text"), "use run");
+  return generator_->generate(ids, settings, on_token, cancel);
+}
+
 Result<Explanation> Runtime::explain(std::int64_t length, std::int64_t batch) {
   CTXRT_CHECK(check_open());
   if (length < 1 || batch < 1) {
@@ -75,6 +82,11 @@ Result<Explanation> Runtime::explain(std::int64_t length, std::int64_t batch) {
     CTXRT_ASSIGN(const auto backend, fuser_->backend());
     return Explanation{length, manifest().buckets.back().name, backend, std::ssize(planned.windows.segments),
                        planned.note};
+  }
+  if (generator_) {
+    CTXRT_ASSIGN(const auto choice, Ladder(manifest(), batch).choose(length, std::nullopt));
+    CTXRT_ASSIGN(const auto session, dispatcher_.session(*choice.bucket, form_alone()));
+    return Explanation{length, choice.bucket->name, session->backend(), 1, choice.reason};
   }
   const auto& special = manifest().special_tokens;
   CTXRT_ASSIGN(const auto cut, overflow(length, {std::ssize(special.prefix), std::ssize(special.suffix)}));

@@ -14,6 +14,7 @@
 #include "choosing.h"
 #include "dispatch.h"
 #include "fusing.h"
+#include "generator.h"
 #include "padding.h"
 #include "segmenting.h"
 
@@ -64,7 +65,7 @@ class Runtime {
     std::optional<ShareWeights> share_weights;   // by default what the bundle says
     std::optional<std::int64_t> session_budget;  // bytes; by default what the bundle says
     std::vector<Backend> backends;               // for every bucket; by default what each bucket says
-    Verify verify = Verify::full;
+    Check check = Check::changed;
     std::optional<double> min_quality;  // the least that an input is run with; by default what the bundle says
   };
 
@@ -74,6 +75,9 @@ class Runtime {
   const Bundle& bundle() const { return *bundle_; }
   // Runs rows of any length; several inputs are batched together, one result each.
   Result<std::vector<RunResult>> run(std::span<const Tensors> inputs, CancelToken* cancel = nullptr);
+  // Answers a prompt of token ids, where the bundle is of a causal language model; see Generator.
+  Result<Generation> generate(std::span<const std::int64_t> ids, const GenerationSettings& settings,
+                              const OnToken& on_token = {}, CancelToken* cancel = nullptr);
   // Where `batch` rows of `length` tokens would run, and why. Opens the session to know its backend.
   Result<Explanation> explain(std::int64_t length, std::int64_t batch);
   Stats stats() const;
@@ -115,6 +119,7 @@ class Runtime {
   Chooser chooser_;
   Dispatcher dispatcher_;
   std::optional<Fuser> fuser_;  // where rows longer than every bucket are fused by the model
+  std::optional<Generator> generator_;  // of a causal language model
   mutable std::mutex stats_mutex_;
   std::map<std::string, BucketStats> stats_;
   std::atomic<bool> closed_{false};

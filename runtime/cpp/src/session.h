@@ -5,7 +5,9 @@
 #include <cstdint>
 #include <functional>
 #include <list>
+#include <memory>
 #include <mutex>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -56,7 +58,26 @@ class CancelToken {
 
 inline Error cancelled_error() { return {ErrorKind::cancelled, "the run was cancelled", "", ""}; }
 
-// One opened graph or engine. `run` may be called from several threads at once.
+// An array of a bound run; nothing in it is owned.
+struct BoundArray {
+  std::string name;
+  DType dtype = DType::float32;
+  Shape shape;
+  std::byte* data = nullptr;
+};
+
+// A run over arrays that stay, read and written in place each time. It must go before its session does.
+class BoundRun {
+ public:
+  BoundRun() = default;
+  virtual ~BoundRun() = default;
+  BoundRun(const BoundRun&) = delete;
+  BoundRun& operator=(const BoundRun&) = delete;
+
+  virtual Status run(CancelToken* cancel) = 0;
+};
+
+// One opened graph or engine. `run` and `bind` may be called from several threads at once.
 class Session {
  public:
   Session() = default;
@@ -71,6 +92,12 @@ class Session {
   virtual std::int64_t resident_bytes() const = 0;
   // Runs feeds that hold at least the session's inputs, with the resources of `bucket`; every output by name.
   virtual Result<Tensors> run(const Tensors& feeds, const Bucket& bucket, CancelToken* cancel) = 0;
+  // A run over these arrays, each of which may be an input and an output: a cache. `backend` where there is none.
+  virtual Result<std::unique_ptr<BoundRun>> bind(std::span<const BoundArray> /*inputs*/,
+                                                 std::span<const BoundArray> /*outputs*/, const Bucket& bucket) {
+    return backend_error(text(bucket.name, ": ", name_of(backend()), " can't run over a KV cache in place"),
+                         "name an onnxruntime backend");
+  }
 };
 
 }  // namespace ctxrt::core
