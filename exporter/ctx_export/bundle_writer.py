@@ -5,13 +5,11 @@ A build that is killed leaves the old bundle or none, never half of one.
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
-import os
 import shutil
 from pathlib import Path
 from types import TracebackType
 
+from ctx_export.folders import partial_folder, put_in_place, remove_abandoned
 from ctx_runtime.bundle import Bundle, canonical_json
 from ctx_runtime.errors import BuildError
 from ctx_runtime.hash_records import sha256_file
@@ -34,13 +32,13 @@ class BundleWriter:
     def __init__(self, output: Path, *, copy_from: Bundle | None = None) -> None:
         self.output = Path.cwd() / output
         _check_replaceable(self.output)
-        self.root = self.output.with_name(f".{self.output.name}.partial-{os.getpid()}")
+        self.root = partial_folder(self.output)
         self._copy_from = copy_from
 
     def __enter__(self) -> BundleWriter:
         try:
             self.output.parent.mkdir(parents=True, exist_ok=True)
-            _remove_abandoned(self.output)
+            remove_abandoned(self.output)
             if self._copy_from is None:
                 self.root.mkdir()
             else:
@@ -77,14 +75,8 @@ class BundleWriter:
             BundleError: what was written is not a sound bundle.
         """
         Bundle.open(self.root, check="full")
-        for path in self.root.rglob("*"):
-            _sync(path)
         _check_replaceable(self.output)
-        if self.output.exists():
-            _exchange(self.root, self.output)
-        else:
-            self.root.rename(self.output)
-        _sync(self.output.parent)
+        put_in_place(self.root, self.output)
         return Bundle.open(self.output, check="sizes")
 
 
@@ -94,45 +86,3 @@ def _check_replaceable(output: Path) -> None:
             f"{output} exists and is not a bundle",
             hint="name another place with -o, or remove it yourself",
         )
-
-
-def _remove_abandoned(output: Path) -> None:
-    """Remove the folders of builds that were killed; one killed between the two renames gives the old bundle back."""
-    for retired in output.parent.glob(f".{output.name}.partial-*.old"):
-        if not output.exists():
-            retired.rename(output)
-    for partial in output.parent.glob(f".{output.name}.partial-*"):
-        pid = partial.name.rpartition("-")[2]
-        if not pid.isdigit() or int(pid) == os.getpid() or not _is_running(int(pid)):
-            shutil.rmtree(partial, ignore_errors=True)
-
-
-def _is_running(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _exchange(new: Path, old: Path) -> None:
-    """Swap two folders: in one step where Linux can, else by two renames."""
-    at_fdcwd, rename_exchange = -100, 2
-    with contextlib.suppress(OSError, AttributeError):
-        libc = ctypes.CDLL(None, use_errno=True)
-        if libc.renameat2(at_fdcwd, os.fsencode(new), at_fdcwd, os.fsencode(old), rename_exchange) == 0:
-            return
-    retired = new.with_name(new.name + ".old")
-    old.rename(retired)
-    new.rename(old)
-    shutil.rmtree(retired, ignore_errors=True)

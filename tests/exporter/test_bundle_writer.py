@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from ctx_export import bundle_writer
+from ctx_export import folders
 from ctx_export.bundle_writer import BundleWriter
 from ctx_runtime.bundle import Bundle
 from ctx_runtime.errors import BuildError, BundleError
@@ -35,7 +35,7 @@ def test_a_new_bundle_takes_the_place_of_the_old_one(old):
 
 
 def test_where_folders_cannot_be_exchanged_two_renames_do_it(old, monkeypatch):
-    monkeypatch.setattr(bundle_writer.ctypes, "CDLL", lambda *_, **__: object())
+    monkeypatch.setattr(folders.ctypes, "CDLL", lambda *_, **__: object())
     assert publish(old, name="new").manifest.name == "new" and names(old.root.parent) == ["out.bundle"]
 
 
