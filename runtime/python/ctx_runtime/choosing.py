@@ -28,10 +28,13 @@ class _Obstacle(NamedTuple):
 
 def fits_budget(bucket: BucketRecord, form: Form, batch: int, length: int) -> bool:
     """Whether the memory budget of `bucket` takes `batch` rows of `length` tokens in a graph of `form`."""
-    if bucket.memory_budget is None:
-        return True
+    return bucket.memory_budget is None or activation_bytes(bucket, form, batch, length) <= bucket.memory_budget
+
+
+def activation_bytes(bucket: BucketRecord, form: Form, batch: int, length: int) -> int:
+    """Bytes of intermediate results of `batch` rows of `length` tokens in a graph of `bucket` and `form`."""
     activation = bucket.activation if form == "unmasked" else bucket.masked_activation
-    return activation.bytes_for(batch, length) <= bucket.memory_budget
+    return activation.bytes_for(batch, length)
 
 
 @dataclass(frozen=True)

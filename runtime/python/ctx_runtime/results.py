@@ -85,7 +85,7 @@ class RequestStats:
 
     Attributes:
         queued: wait to begin.
-        running: have begun.
+        running: have begun, and not ended.
         submitted: were accepted.
         finished: ended with a result.
         failed: ended with an error, the next two excepted.
@@ -102,11 +102,6 @@ class RequestStats:
     cancelled: int = 0
     expired: int = 0
     refused: int = 0
-
-    @property
-    def open(self) -> int:
-        """Accepted, and not ended yet."""
-        return self.submitted - self.finished - self.failed - self.cancelled - self.expired
 
 
 @dataclass(frozen=True)

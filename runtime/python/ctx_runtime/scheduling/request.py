@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -9,6 +10,8 @@ from dataclasses import dataclass
 from ctx_runtime.batching import Job
 from ctx_runtime.execution import Execution, RowPlan
 from ctx_runtime.results import Result
+
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(eq=False, slots=True)
@@ -69,14 +72,21 @@ class Request(Future[Result]):
             self.fail(error)
         else:
             self.release()
-            self.set_result(result)
+            self._tell(lambda: self.set_result(result))
 
     def fail(self, error: BaseException) -> None:
         """End with an error."""
         self.release()
-        self.set_exception(error)
+        self._tell(lambda: self.set_exception(error))
 
     def release(self) -> None:
         """Let go of inputs and intermediate results: who keeps the future keeps its outcome alone."""
         self._plans, self.jobs = (), []
         self._results.clear()
+
+    def _tell(self, end: Callable[[], None]) -> None:
+        """End the future, which calls the caller's callbacks: what they raise must not end who runs them."""
+        try:
+            end()
+        except BaseException:
+            _LOG.exception("a callback of a submitted request failed")

@@ -1,4 +1,4 @@
-"""Takes requests, forms batches of their jobs, and runs these in worker threads."""
+"""Takes requests, and runs batches of their jobs in worker threads."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ import itertools
 import threading
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 
+from ctx_runtime.batching import Job
 from ctx_runtime.dispatch import Dispatcher
 from ctx_runtime.errors import CtxError, DeadlineError, OverloadError
 from ctx_runtime.execution import Execution
 from ctx_runtime.manifest import Manifest
 from ctx_runtime.padding import Row
-from ctx_runtime.results import RequestStats
-from ctx_runtime.scheduling.costs import BatchCosts
-from ctx_runtime.scheduling.queue import JobQueue
-from ctx_runtime.scheduling.request import QueuedJob, Request
+from ctx_runtime.results import RequestStats, Result
+from ctx_runtime.scheduling.backlog import Backlog
+from ctx_runtime.scheduling.forming import Batch, Former
+from ctx_runtime.scheduling.request import Request
 from ctx_runtime.scheduling.settings import Scheduling
 
 _NEVER = float("inf")
@@ -26,8 +26,7 @@ _NEVER = float("inf")
 class Scheduler:
     """Runs submitted requests. Every method may be called from several threads at once.
 
-    Threads start with the first request. The oldest job that waits is always in the next batch: only those that share
-    it overtake others.
+    Threads start with the first request. Futures are ended outside of the lock: their callbacks may do anything.
 
     Args:
         manifest: of the bundle.
@@ -39,13 +38,13 @@ class Scheduler:
     def __init__(
         self, manifest: Manifest, execution: Execution, dispatcher: Dispatcher, scheduling: Scheduling
     ) -> None:
-        self._manifest, self._execution, self._dispatcher = manifest, execution, dispatcher
-        self._scheduling = scheduling
-        self._queue, self._costs, self._stats = JobQueue(), BatchCosts(), RequestStats()
-        self._waiting: dict[Request, None] = {}
-        self._running: set[Request] = set()
+        self._execution, self._scheduling = execution, scheduling
+        backend = dispatcher.likely_backend(manifest.buckets[0], execution.alone)
+        self._worker_count = scheduling.worker_count(manifest.buckets, backend)
+        self._backlog = Backlog()
+        self._former = Former(execution, dispatcher, scheduling, self._backlog.queue)
         self._threads: list[threading.Thread] = []
-        self._idle = 0
+        self._idle = self._worth_a_look = 0
         self._accepts, self._closed = True, False
         self._next_deadline = _NEVER
         self._lock = threading.Lock()
@@ -65,15 +64,13 @@ class Scheduler:
         request = Request(plans, batched=batched, arrived=now, deadline=deadline, withdraw=self._withdraw)
         with self._lock:
             self._check_accepts()
+            self._former.check(request.jobs)
             self._start()
-            self._stats.submitted += 1
-            self._waiting[request] = None
-            for queued in request.jobs:
-                self._queue.add(queued)
+            self._backlog.accept(request)
             if deadline < self._next_deadline:
                 self._next_deadline = deadline
                 self._sooner.notify()
-            if self._idle:
+            if self._idle and len(self._backlog.queue) >= self._worth_a_look:
                 self._work.notify()
         return request
 
@@ -82,13 +79,13 @@ class Scheduler:
         with self._lock:
             self._accepts = False
             self._work.notify_all()
-            return self._ended.wait_for(lambda: self._stats.open == 0, timeout_s)
+            return self._ended.wait_for(lambda: self._backlog.empty, timeout_s)
 
     def close(self) -> None:
         """End every request that has not begun with CtxError, and wait for the batches that run."""
         with self._lock:
             self._closed = True
-            ended = self._begin_all(list(self._waiting))
+            ended = self._backlog.take_out(list(self._backlog.waiting))
             self._work.notify_all()
             self._sooner.notify_all()
         self._fail(ended, (_closed() for _ in ended))
@@ -100,29 +97,24 @@ class Scheduler:
     def stats(self) -> RequestStats:
         """How many requests there are and were."""
         with self._lock:
-            return replace(self._stats, queued=len(self._waiting), running=len(self._running))
+            return self._backlog.stats()
 
     def _check_accepts(self) -> None:
         if self._closed:
             raise _closed()
         if not self._accepts:
             raise CtxError("the runtime drains and takes no more requests", hint="send it to another replica")
-        if len(self._waiting) >= self._scheduling.max_queue:
-            self._stats.refused += 1
-            raise OverloadError(
-                f"{len(self._waiting)} requests wait already",
-                retry_after_s=self._costs.seconds(self._queue.tokens) / self._worker_count(),
-            )
-
-    def _worker_count(self) -> int:
-        backend = self._dispatcher.likely_backend(self._manifest.buckets[0], self._execution.alone)
-        return self._scheduling.worker_count(self._manifest.buckets, backend)
+        waiting = len(self._backlog.waiting)
+        if waiting >= self._scheduling.max_queue:
+            self._backlog.refuse()
+            seconds = self._former.seconds_queued() / self._worker_count
+            raise OverloadError(f"{waiting} requests wait already", retry_after_s=seconds)
 
     def _start(self) -> None:
         """Start the threads, with the first request."""
         if self._threads:
             return
-        targets = [self._serve] * self._worker_count() + [self._watch_deadlines]
+        targets = [self._serve] * self._worker_count + [self._watch_deadlines]
         self._threads = [threading.Thread(target=target, name="ctx-runtime", daemon=True) for target in targets]
         atexit.register(self.close)
         for thread in self._threads:
@@ -132,123 +124,94 @@ class Scheduler:
         """What a worker does until the scheduler is closed."""
         while (batch := self._next_batch()) is not None:
             self._run(batch)
-            del batch  # or its inputs and results would stay until there is another
+            del batch  # or its inputs would stay until there is another
 
-    def _next_batch(self) -> list[QueuedJob] | None:
+    def _next_batch(self) -> Batch | None:
         """Wait for a batch and take it; None once the scheduler is closed."""
         with self._lock:
             while not self._closed:
-                batch, wait_s = self._take()
-                if batch:
-                    if len(self._queue) and self._idle:
+                batch, wait_s = self._former.form(hurry=not self._accepts)
+                if batch is None:
+                    self._wait(wait_s)
+                    continue
+                batch.queued = [queued for queued in batch.queued if self._backlog.begin(queued.request)]
+                if batch.queued:
+                    self._worth_a_look = 0
+                    if self._idle and len(self._backlog.queue):
                         self._work.notify()
                     return batch
-                self._idle += 1
-                self._work.wait(wait_s)
-                self._idle -= 1
+                self._former.ran(batch, None)
+                self._tell_if_empty()
             return None
 
-    def _take(self) -> tuple[list[QueuedJob], float | None]:
-        """A batch, taken from the queue; or none, and the seconds until there is one: None is until there is news."""
-        while (head := self._queue.oldest()) is not None:
-            bucket = head.job.bucket
-            limits = self._scheduling.limits(self._dispatcher.likely_backend(bucket, self._execution.alone))
-            batch, full = self._queue.batch(limits, may_pad=self._execution.may_pad)
-            wait_s = head.request.arrived + limits.max_wait_s - time.monotonic()
-            if not full and wait_s > 0 and self._accepts:
-                return [], wait_s
-            size = self._costs.cheapest(bucket.max_length, head.job.row.length, len(batch))
-            begun = [queued for queued in batch[:size] if self._begin(queued.request)]
-            for queued in begun:
-                self._queue.remove(queued)
-            if begun:
-                return begun, None
-        return [], None
+    def _wait(self, seconds: float | None) -> None:
+        """Wait for work; where a job waits for others, no thread looks again before there are twice as many."""
+        self._worth_a_look = 0 if seconds is None else 2 * len(self._backlog.queue)
+        self._idle += 1
+        self._work.wait(seconds)
+        self._idle -= 1
 
-    def _run(self, batch: Sequence[QueuedJob]) -> None:
+    def _run(self, batch: Batch) -> None:
         """Run a batch, and end the requests that waited for nothing else; what it raises ends all of its requests."""
-        jobs = [queued.job for queued in batch]
-        try:
-            results = self._execution.run_batch(jobs)
-        except BaseException as error:  # its futures tell it; the worker lives on
-            with self._lock:
-                failed = [request for request in {queued.request for queued in batch} if self._leave(request)]
-            self._fail(failed, itertools.repeat(error))
-            return
-        lengths = [job.row.length for job in jobs]
+        results, error = self._attempt(batch.refusal, [queued.job for queued in batch.queued])
         with self._lock:
-            seconds = results[0].dispatch[0].ms / 1e3
-            self._costs.record(jobs[0].bucket.max_length, max(lengths), len(jobs), sum(lengths), seconds)
-            answered = [
-                queued.request
-                for queued, result in zip(batch, results, strict=True)
-                if queued.request in self._running
-                and queued.request.answer(queued.index, result)
-                and self._leave(queued.request)
-            ]
-        for request in answered:
+            self._former.ran(batch, results)
+            if results is None:
+                ended = self._backlog.take_out(queued.request for queued in batch.queued)
+            else:
+                answered = zip(batch.queued, results, strict=True)
+                ended = self._backlog.take_out(
+                    queued.request for queued, result in answered if queued.request.answer(queued.index, result)
+                )
+        if error is not None:
+            self._fail(ended, itertools.repeat(error))
+            return
+        for request in ended:
             request.succeed(self._execution)
-        self._count(answered)
+        self._note(ended)
 
-    def _begin(self, request: Request) -> bool:
-        """Whether a request runs; the first time, it begins. One that was cancelled does not."""
-        if request not in self._waiting:
-            return request in self._running
-        del self._waiting[request]
-        self._running.add(request)
-        if request.set_running_or_notify_cancel():
-            return True
-        self._leave(request)
-        request.release()
-        self._stats.cancelled += 1
-        self._tell_ended()
-        return False
+    def _attempt(
+        self, refusal: CtxError | None, jobs: Sequence[Job]
+    ) -> tuple[list[Result] | None, BaseException | None]:
+        """The result of each job, or why there is none: what running them raises must not end the worker.
 
-    def _leave(self, request: Request) -> bool:
-        """Take a request and its jobs out of what runs; whether it was there: who takes it out ends it."""
-        if request not in self._running:
-            return False
-        self._running.remove(request)
-        for queued in request.jobs:
-            self._queue.remove(queued)
-        return True
-
-    def _begin_all(self, requests: Sequence[Request]) -> list[Request]:
-        """Those of `requests` that were not cancelled, taken out to be ended."""
-        return [request for request in requests if self._begin(request) and self._leave(request)]
+        It is given no request: the error keeps what this function holds.
+        """
+        if refusal is not None:
+            return None, refusal
+        try:
+            return self._execution.run_batch(jobs), None
+        except BaseException as error:
+            return None, error
 
     def _withdraw(self, request: Request) -> None:
         """Note that a request was cancelled."""
         with self._lock:
-            if request in self._waiting:
-                self._begin(request)
+            if request in self._backlog.waiting:
+                self._backlog.begin(request)
+                self._tell_if_empty()
 
     def _fail(self, requests: Sequence[Request], errors: Iterable[BaseException]) -> None:
         for request, error in zip(requests, errors, strict=False):
             request.fail(error)
-        self._count(requests)
+        self._note(requests)
 
-    def _count(self, ended: Sequence[Request]) -> None:
-        """Count requests that have ended."""
-        errors = [request.exception() for request in ended]
-        expired = sum(isinstance(error, DeadlineError) for error in errors)
+    def _note(self, ended: Sequence[Request]) -> None:
         with self._lock:
-            self._stats.expired += expired
-            self._stats.finished += errors.count(None)
-            self._stats.failed += len(errors) - errors.count(None) - expired
-            self._tell_ended()
+            self._backlog.ended(ended)
+            self._tell_if_empty()
 
-    def _tell_ended(self) -> None:
-        if not self._stats.open:
+    def _tell_if_empty(self) -> None:
+        if self._backlog.empty:
             self._ended.notify_all()
 
     def _watch_deadlines(self) -> None:
         """End requests at their deadlines."""
         while not self._closed:
             with self._lock:
-                now = time.monotonic()
-                overdue = self._begin_all([request for request in self._waiting if request.deadline <= now])
-                self._next_deadline = min((request.deadline for request in self._waiting), default=_NEVER)
+                now, waiting = time.monotonic(), self._backlog.waiting
+                overdue = self._backlog.take_out([request for request in waiting if request.deadline <= now])
+                self._next_deadline = min((request.deadline for request in waiting), default=_NEVER)
                 if not overdue and not self._closed:
                     self._sooner.wait(None if self._next_deadline == _NEVER else self._next_deadline - now)
             self._fail(overdue, map(_missed, overdue))

@@ -43,6 +43,8 @@ class Scheduling:
             alone.
         max_padding: share of a batch's tokens that may be padding; by default 0 on a CPU, 0.1 on a GPU.
         max_queue: requests that may wait; one more is refused with `OverloadError`.
+        memory_limit: bytes that the batches which run may take together for intermediate results, by the estimates in
+            the bundle; by default what the machine has available while they run on a CPU.
 
     Raises:
         InputError: a value outside of its range.
@@ -53,6 +55,7 @@ class Scheduling:
     token_budget: int | None = None
     max_padding: float | None = None
     max_queue: int = 4096
+    memory_limit: int | None = None
 
     def __post_init__(self) -> None:
         ranges = {
@@ -61,6 +64,7 @@ class Scheduling:
             "token_budget": ("at least 1", self.token_budget is None or self.token_budget >= 1),
             "max_padding": ("at least 0 and below 1", self.max_padding is None or 0 <= self.max_padding < 1),
             "max_queue": ("at least 1", self.max_queue >= 1),
+            "memory_limit": ("at least 1", self.memory_limit is None or self.memory_limit >= 1),
         }
         for name, (expected, holds) in ranges.items():
             if not holds:
