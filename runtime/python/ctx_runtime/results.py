@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ctx_runtime.dispatch import Fallback
+from ctx_runtime.generation.tally import GenerationStats
 from ctx_runtime.resource_profile import BackendName
 
 
@@ -111,6 +112,7 @@ class Stats:
     Attributes:
         resident_bytes: private memory of the open sessions, an estimate.
         fallbacks: backends that could not serve a bucket, and weights that could not be shared, with the reason.
+        generation: what was generated; None for a bundle that does not generate.
     """
 
     buckets: dict[str, BucketStats] = field(default_factory=dict)
@@ -119,6 +121,7 @@ class Stats:
     evictions: int = 0
     fallbacks: tuple[Fallback, ...] = ()
     requests: RequestStats = field(default_factory=RequestStats)
+    generation: GenerationStats | None = None
 
     @property
     def queue(self) -> int:

@@ -17,6 +17,7 @@ from ctx_runtime.errors import BackendError, MemoryBudgetError, MissingExtraErro
 from ctx_runtime.manifest import Activation, EngineRecord
 from tests.fixtures import fake_tensorrt as fake
 from tests.fixtures.bundles import edit_manifest, expected, rehash, write_tiny_bundle
+from tests.fixtures.decoder_bundles import wrap_decoder
 
 ENGINE = b"an engine"
 PROFILES = [((1, 1), (1, 16), (4, 16)), ((1, 17), (1, 48), (4, 48))]
@@ -392,3 +393,17 @@ def test_an_engine_gives_onnxruntimes_answers_on_a_gpu(tmp_path, backend):
             assert found.dispatch[0].backend == backend
             for name, array in right.outputs.items():
                 np.testing.assert_allclose(found.outputs[name], array, atol=1e-3)
+
+
+def test_a_decoder_of_engines_says_that_it_can_not_generate(library, tmp_path):
+    root = wrap_decoder("llama", tmp_path / "bundle", (16, 48), form="attention", backends=["tensorrt-rtx"])
+    path = root / RECORD["file"]
+    path.parent.mkdir(parents=True)
+    path.write_bytes(ENGINE)
+    edit_manifest(root, lambda manifest: manifest.update(engines=[RECORD]))
+    rehash(root)
+    with Runtime.open(root) as runtime:
+        generation = runtime.generate([5, 6, 7], max_new_tokens=3)
+        with pytest.raises(BackendError, match=r"^ctx-16: tensorrt-rtx can't run over a KV cache in place$") as refused:
+            generation.tokens  # noqa: B018 (it is a property that runs)
+    assert refused.value.hint == "name an onnxruntime backend"

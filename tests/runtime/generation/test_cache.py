@@ -3,6 +3,7 @@ import pytest
 
 from ctx_runtime.decoder import DecoderRecord
 from ctx_runtime.errors import MemoryBudgetError
+from ctx_runtime.generation import cache as cache_module
 from ctx_runtime.generation.cache import KVCache
 
 RECORD = DecoderRecord(
@@ -41,7 +42,23 @@ def test_the_last_slot_of_a_row_is_copied_over_another():
     assert (cache.buffers["key.1"][1, :, 2] == 8).all() and not cache.buffers["key.1"][0].any()
 
 
-def test_no_memory_left_is_one_line():
+def test_what_the_system_has_no_memory_for_is_not_taken(monkeypatch):
+    cache = KVCache(RECORD, rows=2, capacity=4)
+    before = dict(cache.buffers)
+    monkeypatch.setattr(cache_module, "available_bytes", lambda: cache.nbytes)
+    with pytest.raises(MemoryBudgetError, match="2 x 9 tokens takes 2160 bytes, the system has 960 available") as no:
+        cache.grow(9)
+    assert no.value.hint == "the largest context that fits is 8 tokens"
+    cache.prepare(9)
+    assert not cache.prepared and cache.buffers == before and cache.capacity == 4
+    cache.grow(8)
+    assert cache.capacity == 8
+    monkeypatch.setattr(cache_module, "available_bytes", lambda: None)
+    assert KVCache(RECORD, rows=2, capacity=4).capacity == 4
+
+
+def test_no_memory_left_is_one_line(monkeypatch):
+    monkeypatch.setattr(cache_module, "available_bytes", lambda: None)
     huge = RECORD.model_copy(update={"kv_heads": 4096, "head_size": 1 << 16})
     with pytest.raises(MemoryBudgetError, match="no memory left for a KV cache of 36028797018963968 bytes"):
         KVCache(huge, rows=1, capacity=1 << 24)

@@ -1,15 +1,15 @@
 """`Runtime.generate` against PyTorch's own generation, and what a caller may do with a generation."""
 
-import gc
 import itertools
 import threading
-import tracemalloc
 
 import numpy as np
 import pytest
 
 from ctx_runtime import Runtime
 from ctx_runtime.errors import CtxError, InputError, MemoryBudgetError, TooLongError
+from ctx_runtime.generation import cache, generator
+from ctx_runtime.generation.tally import GenerationStats
 from tests.fixtures.bundles import write_tiny_bundle
 from tests.fixtures.decoder_bundles import greedy, wrap_decoder
 from tests.fixtures.decoders import ARCHITECTURES, reference_logits, text
@@ -219,32 +219,38 @@ def test_a_step_that_fails_fails_again_and_others_go_on(bundle):
         assert other.generate(PROMPT, max_new_tokens=4).tokens == greedy("llama", PROMPT, 4)
 
 
-def test_200_cancelled_abandoned_and_refused_generations_leave_nothing(runtime):
-    def disturb(index):
-        generation = runtime.generate(text(12, seed=index), max_new_tokens=100)
-        next(iter(generation))
-        if index % 2:
-            generation.cancel()
-        with pytest.raises(TooLongError):
-            runtime.generate(text(200))
-        with pytest.raises(InputError):
-            runtime.generate([{"role": "user"}])
-
-    for index in range(20):
-        disturb(index)
-    gc.collect()
-    tracemalloc.start()
-    before, _ = tracemalloc.get_traced_memory()
-    for index in range(200):
-        disturb(index)
-    gc.collect()
-    after, _ = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
-    one_cache = 160 * 512
-    assert after - before < 2 * one_cache and runtime.stats().open_sessions == 1
-
-
 def test_explain_states_the_memory_of_the_bucket(runtime):
     explanation = runtime.explain(30, batch=100)
     assert explanation.bucket == "ctx-48" and explanation.backend == "onnxruntime-cpu"
     assert explanation.reason == "30 tokens and 4 in reserve: 2.5 MB in ctx-48"
+
+
+def test_stats_count_tokens_and_moves_of_all_generations(runtime):
+    first = runtime.generate(PROMPT, max_new_tokens=3)
+    assert runtime.stats().generation == GenerationStats()
+    first.tokens  # noqa: B018 (it is a property that runs)
+    runtime.generate([*PROMPT, *first.tokens]).cancel()
+    longer = runtime.generate([*PROMPT, *first.tokens, 7])
+    assert longer.dispatch.new_tokens == 145 and longer.dispatch.buckets == ("ctx-48", "ctx-160")
+    assert runtime.stats().generation == GenerationStats(len(PROMPT) + 2, len(PROMPT) + 2, 148, 1)
+
+
+def test_too_little_memory_in_the_system_is_said_before_it_is_taken(runtime, monkeypatch):
+    monkeypatch.setattr(generator, "available_bytes", lambda: 50 * 512)
+    with pytest.raises(MemoryBudgetError, match="take 81920 bytes in ctx-160, the system has 25600 available") as no:
+        runtime.generate(PROMPT, max_new_tokens=50)
+    assert no.value.hint == "the largest context that fits is 48 tokens" and "\n" not in str(no.value)
+    generation = runtime.generate(PROMPT)
+    assert len(generation.tokens) == 37 and generation.finish_reason == "length"
+    monkeypatch.setattr(generator, "available_bytes", lambda: (160 - 48) * 512)
+    assert runtime.generate(PROMPT, max_new_tokens=50).dispatch.buckets == ("ctx-160",)
+
+
+def test_memory_that_went_meanwhile_ends_the_text_where_it_is(runtime, monkeypatch):
+    generation = runtime.generate(PROMPT)
+    seen = list(itertools.islice(generation, 30))
+    monkeypatch.setattr(cache, "available_bytes", lambda: 20 * 512)
+    with pytest.raises(MemoryBudgetError, match="a KV cache of 1 x 160 tokens takes 81920 bytes") as no:
+        generation.tokens  # noqa: B018
+    assert no.value.hint == "the largest context that fits is 68 tokens"
+    assert [token.id for token in seen] == greedy("llama", PROMPT, 30)

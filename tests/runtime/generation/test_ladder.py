@@ -68,6 +68,14 @@ def test_too_little_memory_names_the_largest_context_that_fits(manifest):
     assert no.value.hint == "the largest context that fits is 0 tokens"
 
 
+def test_what_the_system_has_bounds_every_bucket(manifest):
+    ladder = Ladder(manifest, available=48 * BYTES_A_TOKEN)
+    assert ladder.choose(40, 8)[0].name == "ctx-48" and ladder.after(manifest.buckets[1]) is None
+    with pytest.raises(MemoryBudgetError, match=r"take 81920 bytes in ctx-160, the system has 24576 available$") as no:
+        ladder.choose(40, 9)
+    assert no.value.hint == "the largest context that fits is 48 tokens"
+
+
 def test_a_bucket_over_its_budget_is_never_moved_to(manifest):
     small, middle, large = manifest.buckets
     assert Ladder(manifest).after(small) is middle and Ladder(manifest).after(large) is None

@@ -6,6 +6,7 @@ import numpy as np
 
 from ctx_runtime.decoder import DecoderRecord
 from ctx_runtime.errors import MemoryBudgetError
+from ctx_runtime.generation.memory import available_bytes
 
 
 class KVCache:
@@ -22,19 +23,20 @@ class KVCache:
         prepared: larger ones, taken before they are needed.
 
     Raises:
-        MemoryBudgetError: the machine has not so much memory left.
+        MemoryBudgetError: the system has not so much memory available; nothing of it is taken then.
     """
 
     def __init__(self, decoder: DecoderRecord, *, rows: int, capacity: int) -> None:
         self.decoder, self.capacity = decoder, capacity
         self.tokens: list[list[int]] = [[] for _ in range(rows)]
+        self._check_memory(capacity)
         self.buffers = {slot: self._take(capacity) for slot in decoder.slots}
         self.prepared: dict[str, np.ndarray] = {}
 
     @property
     def nbytes(self) -> int:
         """Bytes that the buffers take."""
-        return self.decoder.cache_bytes(batch=len(self.tokens), capacity=self.capacity)
+        return self._bytes(self.capacity)
 
     @property
     def longest(self) -> int:
@@ -45,14 +47,20 @@ class KVCache:
         """Take one more buffer of the capacity that `grow` will ask for.
 
         The first touch of fresh memory is most of what a move costs. One buffer before each of the last steps in a
-        cache spreads it.
+        cache spreads it. Where the system has no memory for all of them, none is taken: the text may end before.
         """
         missing = next((slot for slot in self.buffers if slot not in self.prepared), None)
-        if missing is not None:
+        if missing is not None and (self.prepared or self._fits(capacity)):
             self.prepared[missing] = self._take(capacity)
 
     def grow(self, capacity: int) -> None:
-        """Move to larger buffers by one copy of what is filled."""
+        """Move to larger buffers by one copy of what is filled.
+
+        Raises:
+            MemoryBudgetError: the system has not so much memory available.
+        """
+        if not self.prepared:
+            self._check_memory(capacity, given_back=self.nbytes)
         filled = self.longest
         for slot, buffer in self.buffers.items():
             larger = self.prepared.pop(slot, None)
@@ -66,6 +74,21 @@ class KVCache:
         for buffer in self.buffers.values():
             buffer[row, :, slot] = buffer[row, :, -1]
 
+    def _fits(self, capacity: int) -> bool:
+        left = available_bytes()
+        return left is None or self._bytes(capacity) <= left
+
+    def _check_memory(self, capacity: int, *, given_back: int = 0) -> None:
+        """Refuse buffers that the system has no memory for; `given_back` bytes go as they come."""
+        left = available_bytes()
+        if left is not None and self._bytes(capacity) - given_back > left:
+            fits = (left + given_back) // self._bytes(1)
+            raise MemoryBudgetError(
+                f"a KV cache of {len(self.tokens)} x {capacity} tokens takes {self._bytes(capacity)} bytes, "
+                f"the system has {left} available",
+                hint=f"the largest context that fits is {fits} tokens",
+            )
+
     def _take(self, capacity: int) -> np.ndarray:
         """A buffer of zeros whose memory is there: what is masked must still be finite."""
         decoder = self.decoder
@@ -73,9 +96,12 @@ class KVCache:
         try:
             buffer = np.empty(shape, decoder.cache_dtype)
         except MemoryError as error:
-            needed = decoder.cache_bytes(batch=len(self.tokens), capacity=capacity)
             raise MemoryBudgetError(
-                f"no memory left for a KV cache of {needed} bytes", hint="generate fewer or shorter texts at a time"
+                f"no memory left for a KV cache of {self._bytes(capacity)} bytes",
+                hint="generate fewer or shorter texts at a time",
             ) from error
         buffer.fill(0)
         return buffer
+
+    def _bytes(self, capacity: int) -> int:
+        return self.decoder.cache_bytes(batch=len(self.tokens), capacity=capacity)

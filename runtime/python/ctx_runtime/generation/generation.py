@@ -10,6 +10,7 @@ from typing import NamedTuple
 from ctx_runtime.errors import InputError
 from ctx_runtime.generation.decoding import Decoding
 from ctx_runtime.generation.row import FinishReason, Row, Token
+from ctx_runtime.generation.tally import Tally
 
 
 class GenerationDispatch(NamedTuple):
@@ -60,13 +61,19 @@ class Batch:
         begin: takes the cache; called before the first step.
         end: takes the cache back once all rows have ended without an error.
         reason: why they begin in the first bucket.
+        tally: counts what they run.
     """
 
     def __init__(
-        self, rows: Sequence[Row], begin: Callable[[], Decoding], end: Callable[[Decoding], None], reason: str
+        self,
+        rows: Sequence[Row],
+        begin: Callable[[], Decoding],
+        end: Callable[[Decoding], None],
+        reason: str,
+        tally: Tally,
     ) -> None:
         self.rows = rows
-        self._begin, self._end, self._reason = begin, end, reason
+        self._begin, self._end, self._reason, self._tally = begin, end, reason, tally
         self._lock = threading.Lock()
         self._decoding: Decoding | None = None
         self._error: BaseException | None = None
@@ -117,12 +124,16 @@ class Batch:
 
     def _prefill(self, decoding: Decoding) -> None:
         self._reused = len(decoding.cache.tokens[0])
+        self._tally.count(reused=self._reused)
         for index, row in enumerate(self.rows):
             started = time.perf_counter()
             while (done := len(decoding.cache.tokens[index])) < len(row.prompt) and row.finish_reason is None:
-                logits = decoding.extend(index, row.prompt[done : done + decoding.room(index)])
+                chunk = row.prompt[done : done + decoding.room(index)]
+                logits = decoding.extend(index, chunk)
+                self._tally.count(prompt=len(chunk))
             if row.finish_reason is None:
                 row.accept(logits)
+                self._tally.count(new=1)
             self._prefill_ms[index] = (time.perf_counter() - started) * 1e3
 
     def _step(self, decoding: Decoding) -> None:
@@ -132,11 +143,13 @@ class Batch:
         for index in running:
             if self.rows[index].finish_reason is None:
                 self.rows[index].accept(logits[index])
+                self._tally.count(new=1)
         elapsed = (time.perf_counter() - started) * 1e3
         for index in running:
             self._decode_ms[index] += elapsed
 
     def _note(self, decoding: Decoding) -> None:
+        self._tally.count(moves=len(decoding.visited) - max(1, len(self._outcome[0])))
         self._outcome = tuple(decoding.visited), decoding.backend, decoding.cache.nbytes
 
     def _settle(self) -> None:

@@ -14,9 +14,11 @@ from ctx_runtime.generation.chat import ChatTemplate
 from ctx_runtime.generation.decoding import Decoding
 from ctx_runtime.generation.generation import Batch, Generation
 from ctx_runtime.generation.ladder import Ladder
+from ctx_runtime.generation.memory import available_bytes
 from ctx_runtime.generation.prompts import Prompt, is_batch, read_prompt
 from ctx_runtime.generation.row import Row
 from ctx_runtime.generation.settings import Settings
+from ctx_runtime.generation.tally import GenerationStats, Tally
 from ctx_runtime.generation.text_stream import TextStream
 from ctx_runtime.manifest import BucketRecord
 from ctx_runtime.text import Tokenizer
@@ -38,6 +40,12 @@ class Generator:
         self._template = ChatTemplate(bundle, tokenizer)
         self._lock = threading.Lock()
         self._kept: Decoding | None = None
+        self._tally = Tally()
+
+    @property
+    def stats(self) -> GenerationStats:
+        """What was generated so far."""
+        return self._tally.stats
 
     def generate(self, prompt: Prompt | Sequence[Prompt], settings: Settings) -> Generation | list[Generation]:
         """One generation, or one for each of several prompts, which run in batches; nothing runs before it is read.
@@ -55,8 +63,14 @@ class Generator:
         return generations if batched else generations[0]
 
     def ladder(self, rows: int) -> Ladder:
-        """The buckets for so many rows at once."""
-        return Ladder(self._manifest, rows)
+        """The buckets for so many rows at once, and the memory that the system has for them now.
+
+        A row alone may have that of the kept cache too: it goes on from it, or takes its place.
+        """
+        available, kept = available_bytes(), self._kept
+        if available is not None and kept is not None and rows == 1:
+            available += kept.cache.nbytes
+        return Ladder(self._manifest, rows, available)
 
     def close(self) -> None:
         """Let go of the kept cache."""
@@ -80,7 +94,7 @@ class Generator:
             for text in texts
         ]
         begin = functools.partial(self._begin, ladder, bucket, texts)
-        batch = Batch(rows, begin, self._end, reason)
+        batch = Batch(rows, begin, self._end, reason, self._tally)
         return [Generation(batch, row, has_text=self._manifest.tokenizer is not None) for row in rows]
 
     def _stream(self, text: list[int], settings: Settings) -> TextStream | None:
@@ -94,6 +108,7 @@ class Generator:
         if kept is not None and kept.bucket.network == bucket.network and _reuse(kept, texts[0]):
             larger = max(kept.bucket, bucket, key=lambda one: one.max_length)
             return Decoding(self._decoder, self._sessions, ladder, larger, kept.cache)
+        del kept  # before memory for another is asked for
         return Decoding(self._decoder, self._sessions, ladder, bucket)
 
     def _end(self, decoding: Decoding) -> None:

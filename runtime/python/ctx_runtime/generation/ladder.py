@@ -16,10 +16,12 @@ class Ladder:
     Attributes:
         manifest: of its bundle.
         rows: of the batch.
+        available: bytes that the system can give; None: unknown.
     """
 
     manifest: Manifest
     rows: int = 1
+    available: int | None = None
 
     def bytes_in(self, bucket: BucketRecord) -> int:
         """Bytes of the KV cache in `bucket`, and of what a chunk of a prompt needs besides."""
@@ -30,12 +32,8 @@ class Ladder:
 
     @functools.cached_property
     def affordable(self) -> tuple[BucketRecord, ...]:
-        """The buckets whose memory budget holds what they take, in ascending order."""
-        return tuple(
-            bucket
-            for bucket in self.manifest.buckets
-            if bucket.memory_budget is None or self.bytes_in(bucket) <= bucket.memory_budget
-        )
+        """The buckets whose memory budget, and whose system, holds what they take, in ascending order."""
+        return tuple(bucket for bucket in self.manifest.buckets if self._refusal(bucket) is None)
 
     @property
     def slides(self) -> bool:
@@ -49,7 +47,7 @@ class Ladder:
 
         Raises:
             TooLongError: no bucket holds them, and the overflow policy is `error`.
-            MemoryBudgetError: those that would hold them may not take the memory.
+            MemoryBudgetError: those that would hold them may not take the memory, or the system does not have it.
         """
         reserve = self._reserve if new is None else new
         self._check_length(prompt, 1 if new is None else new)
@@ -92,6 +90,15 @@ class Ladder:
             bucket = next((b for b in self.manifest.buckets if b.max_length >= needed), self.manifest.buckets[-1])
             raise MemoryBudgetError(
                 f"{self.rows} x {needed} tokens take {self.bytes_in(bucket)} bytes in {bucket.name}, "
-                f"its budget is {bucket.memory_budget}",
+                f"{self._refusal(bucket)}",
                 hint=f"the largest context that fits is {most} tokens",
             )
+
+    def _refusal(self, bucket: BucketRecord) -> str | None:
+        """Why a bucket may not take its memory; None: it may."""
+        needed = self.bytes_in(bucket)
+        if bucket.memory_budget is not None and needed > bucket.memory_budget:
+            return f"its budget is {bucket.memory_budget}"
+        if self.available is not None and needed > self.available:
+            return f"the system has {self.available} available"
+        return None
