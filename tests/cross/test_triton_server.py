@@ -62,7 +62,7 @@ def test_a_batch_with_a_mask_answers_as_run_does(client, runtime):
     mask = (np.arange(30) < np.array([[30], [3], [17]])).astype(np.int64)
     inputs = {"input_ids": tokens(3, 30) * mask, "attention_mask": mask}
     answer = client.infer("tiny", tensors(**inputs))
-    assert_same(answer, runtime.run(inputs))
+    assert_same(answer, runtime.run(inputs), tolerance=1e-6)  # `run` pads where the scheduler does not
     assert answer.as_numpy("ctx_dispatch").shape == (3, 1)
 
 

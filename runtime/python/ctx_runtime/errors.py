@@ -23,6 +23,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal
 
 from pydantic import ValidationError
@@ -65,6 +66,16 @@ class CtxError(Exception):
     def __init__(self, message: str, *, hint: str | None = None) -> None:
         super().__init__(message)
         self.hint = hint
+
+    def __reduce__(self) -> tuple[Callable[..., CtxError], tuple[object, ...]]:
+        """Between processes an error keeps its kind and its attributes, whatever its `__init__` takes."""
+        return _restored, (type(self), str(self), vars(self))
+
+
+def _restored(kind: type[CtxError], message: str, attributes: dict[str, object]) -> CtxError:
+    error = kind.__new__(kind, message)
+    vars(error).update(attributes)
+    return error
 
 
 class InputError(CtxError):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -48,36 +49,34 @@ class TritonPythonModel:
 
         A request that the bundle refuses gets the runtime's own words as its error; the others are answered.
         """
-        inputs = [self._read(request) for request in requests]
-        try:
-            return [_response(result) for result in self._runtime.run(inputs)]
-        except CtxError as error:
-            if len(requests) == 1:
-                return [_refusal(error)]
-            return [response for request in requests for response in self.execute([request])]
+        return [_answer(future) for future in [self._submit(request) for request in requests]]
 
     def finalize(self) -> None:
         """Close the bundle; the server has no more requests."""
         self._runtime.close()
 
-    def _read(self, request: Any) -> dict[str, np.ndarray]:  # noqa: ANN401 (a type of the server's own)
-        """The inputs that a request has: a mask, for example, may be left out."""
+    def _submit(self, request: Any) -> Future[Result]:  # noqa: ANN401 (a type of the server's own)
+        """Queue the inputs that a request has: a mask, for example, may be left out."""
         import triton_python_backend_utils as backend  # noqa: PLC0415 (only in the server)
 
         tensors = {name: backend.get_input_tensor_by_name(request, name) for name in self._names}
-        return {name: tensor.as_numpy() for name, tensor in tensors.items() if tensor is not None}
+        try:
+            return self._runtime.submit({name: tensor.as_numpy() for name, tensor in tensors.items() if tensor})
+        except CtxError as error:
+            refused = Future[Result]()
+            refused.set_exception(error)
+            return refused
 
 
-def _response(result: Result) -> Any:  # noqa: ANN401
+def _answer(future: Future[Result]) -> Any:  # noqa: ANN401
+    """The outputs of a request and how it was run, or why it was not."""
     import triton_python_backend_utils as backend  # noqa: PLC0415
 
+    try:
+        result = future.result()
+    except CtxError as error:
+        said = f"{error} ({error.hint})" if error.hint else str(error)
+        return backend.InferenceResponse(error=backend.TritonError(said))
     dispatch = np.array([json.dumps(run._asdict()).encode() for run in result.dispatch], object)
     tensors = [backend.Tensor(name, np.ascontiguousarray(array)) for name, array in result.outputs.items()]
     return backend.InferenceResponse([*tensors, backend.Tensor(DISPATCH, dispatch)])
-
-
-def _refusal(error: CtxError) -> Any:  # noqa: ANN401
-    import triton_python_backend_utils as backend  # noqa: PLC0415
-
-    said = f"{error} ({error.hint})" if error.hint else str(error)
-    return backend.InferenceResponse(error=backend.TritonError(said))
