@@ -23,6 +23,14 @@ _PACKAGES = {
     "openssl/evp.h": "libssl-dev",
     "zlib.h": "zlib1g-dev",
 }
+_FROM_SCRATCH = (
+    "-DCMAKE_UNITY_BUILD=ON",
+    "-DCMAKE_UNITY_BUILD_BATCH_SIZE=0",
+    "-DCMAKE_BUILD_TYPE=Debug",
+    "-DCMAKE_CXX_FLAGS_DEBUG=-O1",
+)
+"""How a new folder is built: a target at once, the headers of others once each, and few optimisations. Who works on
+the sources makes the folder with their own settings before, and they are kept."""
 _DTYPES = [np.dtype(name) for name in ("float32", "float16", "int64", "int32", "bool", "float64")]
 
 
@@ -61,9 +69,10 @@ def build(*, sanitized: bool = False, target: str = "all") -> Path:
     if (reason := missing()) is not None:
         pytest.skip(reason)
     folder = BUILD / ("cpp-sanitized" if sanitized else "cpp")
-    kind = ["-DCTXRT_SANITIZE=ON", "-DCMAKE_BUILD_TYPE=RelWithDebInfo"] if sanitized else []
-    generator = ["-G", "Ninja"] if shutil.which("ninja") and not (folder / "CMakeCache.txt").exists() else []
-    checked("cmake", "-S", SOURCE, "-B", folder, "-DCTXRT_TESTS=ON", *generator, *kind)
+    settings = ["-DCTXRT_TESTS=ON", f"-DCTXRT_SANITIZE={'ON' if sanitized else 'OFF'}"]
+    if not (folder / "CMakeCache.txt").exists():
+        settings += [*_FROM_SCRATCH, *(["-G", "Ninja"] if shutil.which("ninja") else [])]
+    checked("cmake", "-S", SOURCE, "-B", folder, *settings)
     checked("cmake", "--build", folder, "-j", "2", "--target", target)
     return folder
 
