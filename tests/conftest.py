@@ -32,9 +32,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def _build_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Builds and runtimes without a cache folder of their own share one that goes with the session."""
+    """Builds and runtimes without a cache folder of their own share one that goes with the session.
+
+    That of the builds is the same for all workers: a model is exported once for all tests.
+    """
     folder: Path = tmp_path_factory.mktemp("cache")
+    together = tmp_path_factory.getbasetemp().parent if "PYTEST_XDIST_WORKER" in os.environ else folder
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("CTX_EXPORT_CACHE", str(folder / "build"))
+        patch.setenv("CTX_EXPORT_CACHE", str(together / "build-cache"))
         patch.setenv("CTX_RUNTIME_CACHE", str(folder / "runtime"))
         yield
