@@ -9,8 +9,8 @@ _TRIALS = 3
 """A size of batch is measured so often before it is judged."""
 _REVIEW = 64
 """Every so many decisions the size that was measured longest ago is tried again: what was slow once may not be."""
-_WEIGHT = 0.1
-"""Of the newest measurement in a mean, at least."""
+_WEIGHT, _STALE_WEIGHT = 0.1, 0.5
+"""Of the newest measurement in a mean, at least; the second where the one before is older than a review."""
 
 
 @dataclass(slots=True)
@@ -26,9 +26,11 @@ class _Mean:
     measured: int = 0
     turn: int = 0
 
-    def add(self, value: float) -> None:
+    def add(self, value: float, turn: int) -> None:
         self.measured += 1
-        self.value += (value - self.value) * max(1 / self.measured, _WEIGHT)
+        weight = _WEIGHT if turn - self.turn < _REVIEW else _STALE_WEIGHT
+        self.value += (value - self.value) * max(1 / self.measured, weight)
+        self.turn = turn
 
 
 class BatchCosts:
@@ -45,9 +47,7 @@ class BatchCosts:
 
     def record(self, bucket: int, longest: int, rows: int, tokens: int, seconds: float) -> None:
         """A batch of `rows`, the longest of `longest` tokens, with `tokens` useful ones, took `seconds`."""
-        mean = self._mean(bucket, longest, rows)
-        mean.add(seconds / tokens)
-        mean.turn = self._decisions
+        self._mean(bucket, longest, rows).add(seconds / tokens, self._decisions)
         self._tokens += tokens - _WEIGHT * self._tokens
         self._seconds += seconds - _WEIGHT * self._seconds
 

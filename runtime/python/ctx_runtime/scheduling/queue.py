@@ -4,14 +4,43 @@ from __future__ import annotations
 
 from collections import OrderedDict, defaultdict
 from collections.abc import Iterator
+from typing import NamedTuple
 
 from ctx_runtime.choosing import fits_budget
+from ctx_runtime.manifest import BucketRecord
 from ctx_runtime.parity import Form
 from ctx_runtime.scheduling.request import QueuedJob
 from ctx_runtime.scheduling.settings import Limits
 
 _Ordered = OrderedDict[QueuedJob, None]
 """Jobs in the order of their arrival, with removal of any of them in constant time."""
+
+
+class _Extent(NamedTuple):
+    """The rows of a batch: how many, their shortest and longest length, and their tokens without padding."""
+
+    rows: int
+    shortest: int
+    longest: int
+    tokens: int
+
+    @classmethod
+    def of(cls, length: int) -> _Extent:
+        return cls(1, length, length, length)
+
+    def with_row(self, length: int) -> _Extent:
+        return _Extent(self.rows + 1, min(self.shortest, length), max(self.longest, length), self.tokens + length)
+
+    @property
+    def padded(self) -> int:
+        """Tokens with padding."""
+        return self.rows * self.longest
+
+    def fits(self, bucket: BucketRecord, limits: Limits) -> bool:
+        """Whether `bucket` takes so much, and a batch on its backend may hold it."""
+        form: Form = "unmasked" if self.shortest == self.longest else "masked"
+        within = self.rows <= bucket.batch.max and self.padded <= limits.token_budget
+        return within and fits_budget(bucket, form, self.rows, self.longest)
 
 
 class JobQueue:
@@ -49,7 +78,7 @@ class JobQueue:
         return next(iter(self._by_arrival), None)
 
     def batch(self, limits: Limits, *, may_pad: bool) -> tuple[list[QueuedJob], bool]:
-        """The oldest job with as many others as may run with it, and whether no more would be let in.
+        """The oldest job with as many others as may run with it, and whether it has no room for more.
 
         Those nearest to it in length come first, of one length the oldest, so that every beginning of the list is a
         batch within the limits too. The queue must not be empty, and stays as it is.
@@ -59,21 +88,19 @@ class JobQueue:
             may_pad: rows of different length may share a batch.
         """
         head = next(iter(self._by_arrival))
-        batch = [head]
-        shortest = longest = tokens = head.job.row.length
-        if head.job.alone or longest >= limits.token_budget:
+        batch, bucket = [head], head.job.bucket
+        extent = _Extent.of(head.job.row.length)
+        if head.job.alone:
             return batch, True
-        bucket = head.job.bucket
         for mate in self._mates(head, limits.max_padding if may_pad else 0.0):
-            length, count = mate.job.row.length, len(batch) + 1
-            shortest, longest, tokens = min(shortest, length), max(longest, length), tokens + length
-            padded = longest * count
-            within = padded <= limits.token_budget and padded - tokens <= limits.max_padding * padded
-            form: Form = "unmasked" if shortest == longest else "masked"
-            if not within or count > bucket.batch.max or not fits_budget(bucket, form, count, longest):
+            grown = extent.with_row(mate.job.row.length)
+            if grown.padded - grown.tokens > limits.max_padding * grown.padded:
+                break
+            if not grown.fits(bucket, limits):
                 return batch, True
             batch.append(mate)
-        return batch, len(batch) == bucket.batch.max
+            extent = grown
+        return batch, not extent.with_row(extent.longest).fits(bucket, limits)
 
     def _mates(self, head: QueuedJob, max_padding: float) -> Iterator[QueuedJob]:
         """Others of the same bucket that a batch with `head` could hold, nearest in length first."""
