@@ -6,7 +6,7 @@ import numpy as np
 
 from ctx_runtime.decoder import DecoderRecord
 from ctx_runtime.errors import MemoryBudgetError
-from ctx_runtime.generation.memory import available_bytes
+from ctx_runtime.system_memory import available_bytes
 
 
 class KVCache:

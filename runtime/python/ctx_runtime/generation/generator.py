@@ -14,13 +14,13 @@ from ctx_runtime.generation.chat import ChatTemplate
 from ctx_runtime.generation.decoding import Decoding
 from ctx_runtime.generation.generation import Batch, Generation
 from ctx_runtime.generation.ladder import Ladder
-from ctx_runtime.generation.memory import available_bytes
 from ctx_runtime.generation.prompts import Prompt, is_batch, read_prompt
 from ctx_runtime.generation.row import Row
 from ctx_runtime.generation.settings import Settings
 from ctx_runtime.generation.tally import GenerationStats, Tally
 from ctx_runtime.generation.text_stream import TextStream
 from ctx_runtime.manifest import BucketRecord
+from ctx_runtime.system_memory import available_bytes
 from ctx_runtime.text import Tokenizer
 
 
