@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <charconv>
 #include <cmath>
+#include <sstream>
 
 namespace ctxrt::command {
 
@@ -34,15 +35,36 @@ Result<std::optional<double>> Arguments::decimal(const std::string& name) const 
   return std::optional(number);
 }
 
-Result<std::int64_t> Arguments::number(const std::string& name, std::int64_t fallback) const {
+Result<std::optional<std::int64_t>> Arguments::whole(const std::string& name, std::int64_t least) const {
   const auto given = find(name);
-  if (!given) return fallback;
+  if (!given) return std::optional<std::int64_t>();
   std::int64_t number = 0;
   const auto [end, failure] = std::from_chars(given->data(), given->data() + given->size(), number);
-  if (failure != std::errc() || end != given->data() + given->size() || number < 1) {
-    return input_error(text(name, " takes a whole number from 1, not '", *given, "'"));
+  if (failure != std::errc() || end != given->data() + given->size() || number < least) {
+    return input_error(text(name, " takes a whole number from ", least, ", not '", *given, "'"));
   }
-  return number;
+  return std::optional(number);
+}
+
+Result<std::int64_t> Arguments::number(const std::string& name, std::int64_t fallback) const {
+  CTXRT_ASSIGN(const auto given, whole(name, 1));
+  return given.value_or(fallback);
+}
+
+Result<std::vector<std::int64_t>> parse_numbers(const std::string& list, std::int64_t least) {
+  std::vector<std::int64_t> numbers;
+  std::istringstream parts(list);
+  for (std::string part; std::getline(parts, part, ',');) {
+    std::int64_t number = 0;
+    const auto [end, failure] = std::from_chars(part.data(), part.data() + part.size(), number);
+    if (failure != std::errc() || end != part.data() + part.size() || number < least ||
+        number > std::int64_t{1} << 31) {
+      return input_error(text("expected whole numbers from ", least, ", with commas, not '", list, "'"));
+    }
+    numbers.push_back(number);
+  }
+  if (numbers.empty()) return input_error("expected at least one number");
+  return numbers;
 }
 
 Result<Arguments> parse_arguments(const std::vector<std::string>& words, const std::vector<Option>& known) {

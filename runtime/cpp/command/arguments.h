@@ -25,9 +25,14 @@ struct Arguments {
   std::vector<std::string> all(const std::string& name) const;
   // The number of an option; none where it is not given.
   core::Result<std::optional<double>> decimal(const std::string& name) const;
+  // The whole number of an option, at least `least`; none where it is not given.
+  core::Result<std::optional<std::int64_t>> whole(const std::string& name, std::int64_t least) const;
   // The whole number of an option, at least 1; `fallback` where it is not given.
   core::Result<std::int64_t> number(const std::string& name, std::int64_t fallback) const;
 };
+
+// Whole numbers from `least`, with commas: "16,128,512".
+core::Result<std::vector<std::int64_t>> parse_numbers(const std::string& list, std::int64_t least = 1);
 
 // Reads what follows the command's name.
 core::Result<Arguments> parse_arguments(const std::vector<std::string>& words, const std::vector<Option>& known);

@@ -7,6 +7,7 @@ namespace ctxrt::command {
 
 core::Result<int> inspect(const Arguments& arguments);
 core::Result<int> run(const Arguments& arguments);
+core::Result<int> generate(const Arguments& arguments);
 core::Result<int> explain(const Arguments& arguments);
 core::Result<int> verify(const Arguments& arguments);
 core::Result<int> bench(const Arguments& arguments);

@@ -1,4 +1,4 @@
-// `ctxrt`: inspect, run, explain, verify and bench a bundle on the device. Exit status: 0 done, 1 a check failed, 2 bad
+// `ctxrt`: inspect, run, generate, explain, verify and bench a bundle on the device. Exit status: 0 done, 1 a check failed, 2 bad
 // input or a missing part, with one line that says what and one that says what to do.
 #include <exception>
 #include <functional>
@@ -31,6 +31,21 @@ const std::vector<Command>& commands() {
         min_quality,
         json},
        run},
+      {"generate",
+       "generate text, as token ids, from a prompt of token ids",
+       "--ids 12,7,99 --max-new-tokens 20",
+       {{"--ids", "N,N,…", "the prompt"},
+        {"--max-new-tokens", "N", "tokens of the answer, at most (default: until the largest bucket is full)"},
+        {"--temperature", "X", "0, the default, takes the likeliest token each time"},
+        {"--top-k", "N", "draw from this many of the likeliest tokens"},
+        {"--top-p", "X", "draw from the likeliest tokens that together are so probable"},
+        {"--min-p", "X", "draw from tokens with this share of the likeliest one's probability"},
+        {"--repetition-penalty", "X", "over 1 makes tokens less likely that came before"},
+        {"--seed", "N", "the same seed draws the same tokens"},
+        {"--stop-ids", "N,N,…", "tokens that end the answer, beside those of the model"},
+        {"--logprobs", "N", "give log-probabilities, of this many of the likeliest too"},
+        json},
+       generate},
       {"explain",
        "say where an input would run, and why",
        "--length 3000",

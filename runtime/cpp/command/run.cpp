@@ -1,5 +1,4 @@
 #include <algorithm>
-#include <charconv>
 #include <chrono>
 #include <fstream>
 #include <sstream>
@@ -20,21 +19,6 @@ using core::text;
 
 constexpr std::size_t kMaxInputBytes = std::size_t{1} << 32;
 constexpr std::size_t kMaxPrinted = 1024;  // outputs of more numbers are not printed as JSON
-
-Result<std::vector<std::int64_t>> parse_numbers(const std::string& list) {
-  std::vector<std::int64_t> numbers;
-  std::istringstream parts(list);
-  for (std::string part; std::getline(parts, part, ',');) {
-    std::int64_t number = 0;
-    const auto [end, failure] = std::from_chars(part.data(), part.data() + part.size(), number);
-    if (failure != std::errc() || end != part.data() + part.size() || number < 1 || number > std::int64_t{1} << 31) {
-      return input_error(text("expected whole numbers from 1, with commas, not '", list, "'"));
-    }
-    numbers.push_back(number);
-  }
-  if (numbers.empty()) return input_error("expected at least one number");
-  return numbers;
-}
 
 // NAME:DTYPE:SHAPE:FILE; a name may hold colons.
 Status read_raw(const std::string& given, Tensors& inputs) {

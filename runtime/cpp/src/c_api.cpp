@@ -1,21 +1,11 @@
 // The C interface: handles over the C++ classes, and errors as codes.
 #include <cstring>
-#include <exception>
-#include <new>
 
-#include "ctxrt/ctxrt.h"
+#include "c_api.h"
 #include "parity.h"
-#include "runtime.h"
 
 namespace core = ctxrt::core;
 
-struct ctxrt_runtime {
-  std::unique_ptr<core::Runtime> runtime;
-  core::DispatcherOptions verifying;
-};
-struct ctxrt_cancel {
-  core::CancelToken token;
-};
 struct ctxrt_result {
   core::RunResult result;
 };
@@ -31,8 +21,11 @@ struct ctxrt_report {
 
 namespace {
 
+using core::check_index;
+using core::check_pointers;
 using core::Error;
 using core::ErrorKind;
+using core::guarded;
 using core::Result;
 using core::Tensor;
 using core::Tensors;
@@ -67,36 +60,6 @@ ctxrt_status status_of(ErrorKind kind) {
       break;
   }
   return CTXRT_ERROR_INTERNAL;
-}
-
-ctxrt_status fail(Error error) {
-  const ctxrt_status status = status_of(error.kind);
-  last_error = std::move(error);
-  return status;
-}
-
-// Runs `work`, which gives a Status; what it throws becomes an error too.
-template <class Work>
-ctxrt_status guarded(Work work) noexcept {
-  try {
-    core::Status done = work();
-    return done ? CTXRT_OK : fail(std::move(done).error());
-  } catch (const std::bad_alloc&) {
-    return fail({ErrorKind::memory_budget, "no memory left", "run shorter inputs or smaller batches", ""});
-  } catch (const std::exception& error) {
-    return fail({ErrorKind::internal, error.what(), "report it", ""});
-  }
-}
-
-template <class... Pointers>
-core::Status check_pointers(const Pointers*... pointers) {
-  if (((pointers != nullptr) && ...)) return Unit{};
-  return core::input_error("a pointer is null");
-}
-
-core::Status check_index(std::size_t index, std::size_t size) {
-  if (index < size) return Unit{};
-  return core::input_error(text("index ", index, " of ", size));
 }
 
 // Shows the caller's array without copying it.
@@ -160,6 +123,12 @@ Result<core::Runtime::Options> options_of(const ctxrt_options* given) {
 }
 
 }  // namespace
+
+ctxrt_status core::fail(Error error) {
+  const ctxrt_status status = status_of(error.kind);
+  last_error = std::move(error);
+  return status;
+}
 
 const char* ctxrt_error_message(void) { return last_error.message.c_str(); }
 const char* ctxrt_error_hint(void) { return last_error.hint.c_str(); }

@@ -28,7 +28,8 @@ Status Answer::accept(std::span<const float> logits, const Bucket& bucket, const
   CTXRT_CHECK(check_logits(logits, bucket));
   Token token;
   token.id = sampler_.pick(logits, seen_);
-  token.bucket = &bucket;
+  token.bucket = bucket.name;
+  token.capacity = bucket.max_length;
   if (settings_.logprobs) {
     const auto logprobs = log_softmax({logits.begin(), logits.end()});
     token.logprob = logprobs[token.id];

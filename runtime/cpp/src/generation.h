@@ -19,7 +19,8 @@ std::string_view name_of(FinishReason reason);
 // One token of an answer.
 struct Token {
   std::int64_t id = 0;
-  const Bucket* bucket = nullptr;                             // where it was generated
+  std::string bucket;         // where it was generated
+  std::int64_t capacity = 0;  // of the cache there, in tokens
   double logprob = std::numeric_limits<double>::quiet_NaN();  // NaN unless `logprobs` are asked for
   std::vector<LikelyToken> top;                               // the likeliest tokens, the likeliest first
 };
@@ -28,7 +29,7 @@ struct Token {
 struct GenerationDispatch {
   std::int64_t prompt_tokens = 0;
   std::int64_t reused_tokens = 0;  // of the prompt, cached by the call before
-  std::vector<const Bucket*> buckets;
+  std::vector<std::string> buckets;  // that it went through, in order
   Backend backend = Backend::onnxruntime_cpu;
   std::int64_t cache_bytes = 0;            // of the KV cache at the end
   double prefill_ms = 0, decode_ms = 0;  // wall time of the prompt, with the opening of a session; of the steps after it

@@ -61,7 +61,7 @@ Result<Generation> Generator::generate(std::span<const std::int64_t> ids, const 
   if (!ran && ran.error().kind != ErrorKind::cancelled) return ran.error();
   generation.tokens = std::move(answer.tokens());
   generation.finish_reason = answer.finish_reason();
-  generation.dispatch.buckets = decoding.visited();
+  for (const Bucket* bucket : decoding.visited()) generation.dispatch.buckets.push_back(bucket->name);
   generation.dispatch.backend = decoding.backend();
   generation.dispatch.cache_bytes = decoding.cache().bytes();
   if (ran) swap(Kept{&decoding.bucket(), std::move(decoding).take_cache()});

@@ -154,6 +154,80 @@ CTXRT_API ctxrt_status ctxrt_result_find(const ctxrt_result* result, const char*
 CTXRT_API size_t ctxrt_result_rows(const ctxrt_result* result);
 CTXRT_API ctxrt_status ctxrt_result_dispatch(const ctxrt_result* result, size_t row, ctxrt_dispatch* dispatch);
 
+/* ---- Generating text ------------------------------------------------------------------------------------------- */
+
+/* All zeros, or a null pointer to it, are the defaults: the likeliest token each time, until the model ends the text. */
+typedef struct ctxrt_generation_options {
+  int64_t max_new_tokens;    /* of the answer; 0: until the largest bucket is full */
+  double temperature;        /* 0 takes the likeliest token; 1 draws from the model's own distribution */
+  int64_t top_k;             /* draw from this many of the likeliest tokens only; 0: all */
+  double top_p;              /* draw from the likeliest tokens that together have this probability; 0: all */
+  double min_p;              /* draw from tokens with this share of the likeliest one's probability; 0: all */
+  double repetition_penalty; /* over 1, tokens that came before become less likely; 0: none */
+  const uint64_t* seed;      /* the same seed draws the same tokens, here and in Python; NULL: others each time */
+  const int64_t* stop_ids;   /* tokens that end the answer, beside those of the model */
+  size_t stop_id_count;
+  int logprobs;         /* 1: give each token's log-probability */
+  int64_t top_logprobs; /* and those of this many of the likeliest tokens */
+} ctxrt_generation_options;
+
+typedef struct ctxrt_likely_token {
+  int64_t id;
+  double logprob;
+} ctxrt_likely_token;
+
+/* One token of an answer. */
+typedef struct ctxrt_token {
+  int64_t id;
+  double logprob;                /* the natural logarithm of its probability by the model; NaN unless asked for */
+  const ctxrt_likely_token* top; /* the likeliest tokens, the likeliest first */
+  size_t top_count;
+  const char* bucket; /* where it was generated */
+  int64_t capacity;   /* of the KV cache there, in tokens */
+} ctxrt_token;
+
+/* Called for each token as it comes, on the thread that called ctxrt_generate; the token is valid until it returns.
+ * 0 goes on, anything else ends the answer. It may use the runtime, but must not throw. */
+typedef int (*ctxrt_on_token)(const ctxrt_token* token, void* user_data);
+
+typedef enum ctxrt_finish {
+  CTXRT_FINISH_EOS = 0,             /* the model ended the text */
+  CTXRT_FINISH_STOP = 1,            /* one of stop_ids came */
+  CTXRT_FINISH_LENGTH = 2,          /* there may be no more tokens */
+  CTXRT_FINISH_CANCELLED = 3,       /* the callback or ctxrt_cancel_now ended it */
+  CTXRT_FINISH_ANY_INT = 0x7fffffff /* keeps every int readable */
+} ctxrt_finish;
+
+typedef struct ctxrt_generation ctxrt_generation;
+
+/* How a text was generated. */
+typedef struct ctxrt_generation_dispatch {
+  ctxrt_finish finish_reason;
+  int64_t prompt_tokens;
+  int64_t reused_tokens;      /* of the prompt, cached by the call before */
+  const char* const* buckets; /* that it went through, in order */
+  size_t bucket_count;
+  const char* backend;
+  int64_t cache_bytes; /* of the KV cache at the end */
+  double prefill_ms;   /* wall time of the prompt, and of opening the session where it was not open */
+  double decode_ms;    /* wall time of the steps after it */
+  const char* reason;  /* why it began in the first bucket */
+} ctxrt_generation_dispatch;
+
+/* Answers the prompt of `count` token ids, in a bundle of a causal language model. `options`, `on_token` and `cancel`
+ * may be NULL. A cancelled answer is no error: it ends where it is, in the midst of the prompt too.
+ *
+ * Prompts run one at a time, each over a KV cache of its own; for several at once, call it from several threads. The
+ * cache of the last text is kept: a prompt that begins with the same tokens runs only what is new. */
+CTXRT_API ctxrt_status ctxrt_generate(ctxrt_runtime* runtime, const int64_t* ids, size_t count,
+                                      const ctxrt_generation_options* options, ctxrt_on_token on_token,
+                                      void* user_data, ctxrt_cancel* cancel, ctxrt_generation** generation);
+CTXRT_API void ctxrt_generation_free(ctxrt_generation* generation);
+/* The ids of the answer, the one that ends the text included; `count` of them. */
+CTXRT_API const int64_t* ctxrt_generation_ids(const ctxrt_generation* generation, size_t* count);
+CTXRT_API ctxrt_status ctxrt_generation_token(const ctxrt_generation* generation, size_t index, ctxrt_token* token);
+CTXRT_API void ctxrt_generation_get(const ctxrt_generation* generation, ctxrt_generation_dispatch* dispatch);
+
 /* ---- Telling --------------------------------------------------------------------------------------------------- */
 
 typedef struct ctxrt_explanation ctxrt_explanation;

@@ -9,8 +9,11 @@
 #pragma once
 
 #include <cstdint>
+#include <exception>
+#include <functional>
 #include <initializer_list>
 #include <memory>
+#include <optional>
 #include <span>
 #include <stdexcept>
 #include <string>
@@ -194,6 +197,66 @@ class Report {
   detail::Owned<ctxrt_report, ctxrt_report_free> handle_;
 };
 
+// How text is generated; by default the likeliest token each time, until the model ends the text. See ctxrt.h.
+struct GenerationOptions {
+  std::int64_t max_new_tokens = 0;
+  double temperature = 0;
+  std::int64_t top_k = 0;
+  double top_p = 0, min_p = 0;
+  double repetition_penalty = 0;
+  std::optional<std::uint64_t> seed{};
+  std::vector<std::int64_t> stop_ids{};
+  std::optional<std::int64_t> logprobs{};  // each token's, and those of this many of the likeliest
+};
+
+// Called for each token as it comes; false ends the answer. What it throws ends it too, and comes out of `generate`.
+using OnToken = std::function<bool(const ctxrt_token&)>;
+
+// An answer: the ids of its tokens, and how it was generated. What it shows is valid as long as this.
+class Generation {
+ public:
+  explicit Generation(ctxrt_generation* handle) : handle_(handle) {}
+
+  std::span<const std::int64_t> ids() const {
+    std::size_t count = 0;
+    const std::int64_t* first = ctxrt_generation_ids(handle_.get(), &count);
+    return {first, count};
+  }
+  ctxrt_token token(std::size_t index) const {
+    ctxrt_token token{};
+    detail::check(ctxrt_generation_token(handle_.get(), index, &token));
+    return token;
+  }
+  ctxrt_generation_dispatch dispatch() const {
+    ctxrt_generation_dispatch dispatch{};
+    ctxrt_generation_get(handle_.get(), &dispatch);
+    return dispatch;
+  }
+
+ private:
+  detail::Owned<ctxrt_generation, ctxrt_generation_free> handle_;
+};
+
+namespace detail {
+
+// A callback of C++ behind one of C, which no exception leaves.
+struct TokenCallback {
+  const OnToken& on_token;
+  std::exception_ptr thrown;
+
+  static int call(const ctxrt_token* token, void* user_data) noexcept {
+    auto* self = static_cast<TokenCallback*>(user_data);
+    try {
+      return self->on_token(*token) ? 0 : 1;
+    } catch (...) {
+      self->thrown = std::current_exception();
+      return 1;
+    }
+  }
+};
+
+}  // namespace detail
+
 // An opened bundle.
 class Runtime {
  public:
@@ -222,6 +285,31 @@ class Runtime {
     detail::check(ctxrt_run_many(handle_.get(), views.data(), views.size(), cancel == nullptr ? nullptr : cancel->get(),
                                  handles.data()));
     return {handles.begin(), handles.end()};
+  }
+
+  // Answers a prompt of token ids, in a bundle of a causal language model.
+  Generation generate(std::span<const std::int64_t> ids, const GenerationOptions& options = {},
+                      const OnToken& on_token = {}, const Cancel* cancel = nullptr) {
+    const ctxrt_generation_options given{options.max_new_tokens,
+                                         options.temperature,
+                                         options.top_k,
+                                         options.top_p,
+                                         options.min_p,
+                                         options.repetition_penalty,
+                                         options.seed ? &*options.seed : nullptr,
+                                         options.stop_ids.data(),
+                                         options.stop_ids.size(),
+                                         options.logprobs ? 1 : 0,
+                                         options.logprobs.value_or(0)};
+    detail::TokenCallback callback{on_token, nullptr};
+    ctxrt_generation* answered = nullptr;
+    const ctxrt_status status = ctxrt_generate(handle_.get(), ids.data(), ids.size(), &given,
+                                               on_token ? detail::TokenCallback::call : nullptr, &callback,
+                                               cancel == nullptr ? nullptr : cancel->get(), &answered);
+    detail::check(status);
+    Generation generation(answered);
+    if (callback.thrown) std::rethrow_exception(callback.thrown);
+    return generation;
   }
 
   // Where `batch` rows of `length` tokens would run, and why.
