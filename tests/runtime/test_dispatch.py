@@ -82,6 +82,8 @@ def test_the_session_used_longest_ago_goes_when_the_budget_is_full(tmp_path, fak
     with small.session(bucket, "masked"):
         assert first.closed == 1 and small.evictions == 1
     assert len(small.open_sessions()) == 1
+    with small.session(bucket, "unmasked") as again:
+        assert again is not first and again.closed == 0
 
 
 def test_a_session_in_use_is_never_closed(tmp_path, fake_sessions):

@@ -32,6 +32,33 @@ def test_a_full_row_is_not_copied():
     assert TEXT.stack(rows, frozenset({"input_ids"}))["input_ids"] is ids
 
 
+def test_one_full_row_of_arrays_is_taken_as_it_came():
+    inputs = {"token_type_ids": np.zeros((1, 3), np.int64), "input_ids": np.array([[4, 5, 6]])}
+    row = TEXT.whole_row(inputs)
+    assert row is not None and row.length == 3
+    assert all(row.arrays[name] is array for name, array in inputs.items())
+    with pytest.raises(InputError, match="negative"):
+        TEXT.whole_row({**inputs, "input_ids": np.array([[4, -5, 6]])})
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"input_ids": [[4, 5, 6]]},
+        {"input_ids": np.array([[4, 5, 6]], np.int32)},
+        {"input_ids": np.array([4, 5, 6])},
+        {"input_ids": np.array([[4, 5]])},
+        {"input_ids": np.array([[4, 5, 6], [7, 8, 9]])},
+        {"input_ids": np.zeros((1, 0), np.int64), "token_type_ids": np.zeros((1, 0), np.int64)},
+        {"attention_mask": np.ones((1, 3), np.int64)},
+        {"token_type_ids": None},
+    ],
+)
+def test_anything_else_is_left_to_be_read(changes):
+    inputs = {"token_type_ids": np.zeros((1, 3), np.int64), "input_ids": np.array([[4, 5, 6]])} | changes
+    assert TEXT.whole_row({name: array for name, array in inputs.items() if array is not None}) is None
+
+
 def test_an_input_with_a_length_is_needed_even_if_the_runtime_could_fill_it_in():
     layout = RowLayout((FLAG, MASK), (MEAN,))
     assert layout.read({"flag": [1, 2], "attention_mask": [1, 1, 0]})[0][0].length == 2

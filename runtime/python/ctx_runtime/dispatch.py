@@ -86,6 +86,7 @@ class Dispatcher:
         self._slots: dict[Hashable, Slot] = {}
         self._failed: dict[Hashable, str] = {}
         self._keys: dict[tuple[int, GraphForm], list[tuple[BackendName, Hashable]]] = {}
+        self._serving: dict[tuple[int, GraphForm], Slot] = {}  # what is open, by what asks for it: the short way
         self._clock = 0
         self._closed = False
         self.fallbacks: list[Fallback] = []
@@ -101,11 +102,22 @@ class Dispatcher:
             BackendError: no backend can serve the bucket.
             MemoryBudgetError: the session alone needs more than the budget.
         """
+        with self._lock:
+            if (slot := self._serving.get((bucket.max_length, form))) is not None:
+                slot.users += 1
+                slot.last_use = self._clock = self._clock + 1
+                return slot
+        return self._first_working(bucket, form)
+
+    def _first_working(self, bucket: BucketRecord, form: GraphForm) -> Slot:
+        """The session of the first backend that can serve `bucket`, as `session` gives it."""
         reasons = []
         for backend, key in self._keys.get((bucket.max_length, form)) or self._new_keys(bucket, form):
             if (failure := self._failed.get(key)) is None:
                 try:
-                    return self._enter(key, bucket, form, backend)
+                    slot = self._enter(key, bucket, form, backend)
+                    self._note_serving(bucket, form, slot)
+                    return slot
                 except (BackendError, MissingExtraError) as error:
                     failure = str(error) + (f" ({error.hint})" if error.hint else "")
                     self._note_failure(key, Fallback(bucket.name, backend, failure))
@@ -128,6 +140,7 @@ class Dispatcher:
             self._closed = True
             sessions = [slot.session for slot in self._slots.values() if slot.session is not None]
             self._slots.clear()
+            self._serving.clear()
         for session in sessions:
             session.close()
 
@@ -146,8 +159,7 @@ class Dispatcher:
             if slot is None:
                 slot = self._slots[key] = Slot(self._lock)
             slot.users += 1
-            self._clock += 1
-            slot.last_use = self._clock
+            slot.last_use = self._clock = self._clock + 1
         if slot.session is None:
             try:
                 with slot.opening:
@@ -196,8 +208,14 @@ class Dispatcher:
             if total > self._budget and slot.users == 0 and slot.session is not None:
                 total -= slot.session.resident_bytes
                 self._slots.pop(other)
+                self._serving = {asked: kept for asked, kept in self._serving.items() if kept is not slot}
                 slot.session.close()
                 self.evictions += 1
+
+    def _note_serving(self, bucket: BucketRecord, form: GraphForm, slot: Slot) -> None:
+        with self._lock:
+            if not self._closed:
+                self._serving[bucket.max_length, form] = slot
 
     def _note_failure(self, key: Hashable, fallback: Fallback) -> None:
         with self._lock:

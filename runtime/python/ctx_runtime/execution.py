@@ -14,9 +14,10 @@ from ctx_runtime.batching import Job, form_batches
 from ctx_runtime.dispatch import Dispatcher
 from ctx_runtime.errors import TooLongError
 from ctx_runtime.fusing import Fuser
-from ctx_runtime.manifest import Manifest
+from ctx_runtime.manifest import BucketRecord, Manifest
 from ctx_runtime.padding import Row, RowLayout
 from ctx_runtime.parity import Form
+from ctx_runtime.resource_profile import BackendName
 from ctx_runtime.results import BucketStats, Dispatch, Result
 from ctx_runtime.segmenting import SegmentPlan, find_framing, fuse, plan_segments
 
@@ -60,6 +61,13 @@ class Execution:
         self._stats = {name: BucketStats() for name in self._names.values()}
         self._stats_lock = threading.Lock()
 
+    def run_row(self, row: Row) -> Result:
+        """The result of one row, a batch of one."""
+        if row.length > self._longest:
+            return self.run([row])[0]
+        bucket, reason = self._dispatcher.choose(row.length)
+        return self._run_alone(row, bucket, reason)
+
     def run(self, rows: Sequence[Row]) -> list[Result]:
         """The result of every row, a batch of one, in order: jobs of all rows are batched together."""
         plans = [self.plan(row) for row in rows]
@@ -93,18 +101,13 @@ class Execution:
             BackendError: no backend can serve the bucket, or the one that does fails.
             MemoryBudgetError: there is no memory left.
         """
+        if len(jobs) == 1:
+            return [self._run_alone(jobs[0].row, jobs[0].bucket, jobs[0].reason)]
         bucket, rows = jobs[0].bucket, [job.row for job in jobs]
         name, lengths = self._names[bucket.max_length], [row.length for row in rows]
         longest = max(lengths)
-        if self.fuser is not None and longest > self._longest:
-            return [self._run_fused(self.fuser, row) for row in rows]
         padded = min(lengths) < longest
-        with self._dispatcher.session(bucket, "masked" if padded else self.alone) as session:
-            feeds = self.layout.stack(rows, session.inputs)
-            started = time.perf_counter()
-            outputs = session.run(feeds, bucket=name)
-            ms = (time.perf_counter() - started) * 1e3
-            backend = session.backend
+        outputs, backend, ms = self._run_graph(bucket, name, "masked" if padded else self.alone, rows)
         split = self.layout.unstack(outputs, lengths)
         self._count(name, lengths, longest, ms)
         return [
@@ -171,9 +174,27 @@ class Execution:
         kept = np.concatenate([np.arange(length - suffix), np.arange(row.length - suffix, row.length)])
         return None, [self.layout.take(row, kept)], note
 
+    def _run_alone(self, row: Row, bucket: BucketRecord, reason: str) -> Result:
+        """Run a row in a batch of its own: the way of every single input, which is kept short."""
+        name, length = self._names[bucket.max_length], row.length
+        if self.fuser is not None and length > self._longest:
+            return self._run_fused(self.fuser, row)
+        outputs, backend, ms = self._run_graph(bucket, name, self.alone, (row,))
+        self.layout.check(outputs, 1, length)
+        self._count(name, (length,), length, ms)
+        return Result(outputs, (Dispatch(length, name, backend, 0, 1, ms, reason),))
+
+    def _run_graph(
+        self, bucket: BucketRecord, name: str, form: Form, rows: Sequence[Row]
+    ) -> tuple[dict[str, np.ndarray], BackendName, float]:
+        """The outputs of `rows` run together, the backend that ran them, and how long it took, in milliseconds."""
+        with self._dispatcher.session(bucket, form) as session:
+            feeds = self.layout.stack(rows, session.inputs)
+            started = time.perf_counter()
+            outputs = session.run(feeds, bucket=name)
+            return outputs, session.backend, (time.perf_counter() - started) * 1e3
+
     def _run_jobs(self, jobs: Sequence[Job]) -> list[Result]:
-        if len(jobs) == 1:
-            return self.run_batch(jobs)
         results: dict[int, Result] = {}
         for batch in form_batches(jobs, may_pad=self.may_pad):
             for index, result in zip(batch, self.run_batch([jobs[index] for index in batch]), strict=True):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, overload
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ctx_runtime.bundle import Bundle
+from ctx_runtime.bundle import Bundle, Check
 from ctx_runtime.dispatch import Dispatcher
 from ctx_runtime.errors import InputError, QualityError
 from ctx_runtime.execution import Execution
@@ -83,6 +83,7 @@ class Runtime:
         session_budget: int | None = None,
         backends: Sequence[BackendName] | None = None,
         min_quality: float | None = None,
+        check: Check = "changed",
         scheduling: Scheduling | None = None,
     ) -> Runtime:
         """Verify a bundle and hold it; graphs are opened on first use.
@@ -96,13 +97,14 @@ class Runtime:
             backends: in order of preference, for every bucket; by default what each bucket says.
             min_quality: an input runs in the smallest bucket that is known to be at least this good at its length, in
                 the metric of the bundle's table of quality; by default what the bundle says.
+            check: what is hashed of a bundle that is not open yet, see `Bundle.open`.
             scheduling: how submitted requests are batched and bounded; by default as the backend runs them best.
 
         Raises:
             BundleError: the folder is not a sound bundle.
             QualityError: `min_quality` is given, and the bundle has no table of quality.
         """
-        opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
+        opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle, check=check)
         return cls(
             opened,
             share_weights=share_weights,
@@ -142,6 +144,8 @@ class Runtime:
         """
         self._check_runs()
         if isinstance(inputs, (dict, Mapping)):  # a dict is told at once, an abstract class takes its time
+            if (row := self._execution.layout.whole_row(inputs)) is not None:
+                return self._execution.run_row(row)
             rows, batched = self._execution.layout.read(inputs)
             return self._execution.join(self._execution.run(rows), batched)
         groups = [self._execution.layout.read(item) for item in inputs]

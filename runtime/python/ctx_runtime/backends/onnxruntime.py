@@ -72,14 +72,17 @@ class OrtSession:
         self.inputs = frozenset(node.name for node in session.get_inputs())
         self._outputs = [node.name for node in session.get_outputs()]
         self._session: ort.InferenceSession | None = session
+        # The compiled session below the Python one, which would check the names again, and on an error open itself anew
+        # on other providers without a word.
+        self._compiled = getattr(session, "_sess", session)
 
     def run(self, feeds: Mapping[str, np.ndarray], *, bucket: str) -> dict[str, np.ndarray]:
         """Run `feeds`, which hold exactly the session's inputs; every output by name."""
-        session = self._session
-        if session is None:
+        compiled = self._compiled
+        if compiled is None:
             raise BackendError("the session is closed")
         try:
-            return dict(zip(self._outputs, session.run(self._outputs, feeds)))  # noqa: B905 (`strict` takes its time)
+            return dict(zip(self._outputs, compiled.run(self._outputs, feeds, None)))  # noqa: B905 (`strict` is slower)
         except Exception as error:
             raise _translated(error, f"{bucket} failed") from error
 
@@ -109,7 +112,7 @@ class OrtSession:
 
     def close(self) -> None:
         """Give everything back."""
-        self._session = None
+        self._session = self._compiled = None
 
 
 def _require_provider(backend: BackendName) -> None:
