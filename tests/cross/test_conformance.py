@@ -14,6 +14,8 @@ from ctx_runtime import errors
 from ctx_runtime.batching import Job, form_batches
 from ctx_runtime.bundle import Bundle
 from ctx_runtime.dispatch import Dispatcher
+from ctx_runtime.generation.sampling import Sampler
+from ctx_runtime.generation.settings import Settings
 from ctx_runtime.manifest import Manifest, OutputSpec
 from ctx_runtime.padding import Row, RowLayout
 from ctx_runtime.runtime import Runtime
@@ -142,3 +144,39 @@ def test_run(tmp_path: Path, case: dict, monkeypatch: pytest.MonkeyPatch) -> Non
             assert list(result.outputs[name].shape) == expected
         else:
             np.testing.assert_allclose(result.outputs[name], array(expected), rtol=0, atol=1e-6, strict=True)
+
+
+@cases("random")
+def test_random(case: dict) -> None:
+    assert np.random.default_rng(case["seed"]).random(len(case["numbers"])).tolist() == case["numbers"]
+
+
+@cases("sampling")
+def test_sampling(case: dict) -> None:
+    sampler = Sampler(Settings(**case["settings"]))
+    logits = np.array(case["logits"], np.float32)
+    assert [sampler.pick(logits, case["seen"]) for _ in case["tokens"]] == case["tokens"]
+
+
+@cases("generate")
+def test_generate(tmp_path: Path, case: dict) -> None:
+    with Runtime.open(make_bundle(tmp_path / "bundle", case)) as runtime:
+        for call in case["calls"]:
+            check_call(runtime, call)
+
+
+def check_call(runtime: Runtime, call: dict) -> None:
+    """One prompt of a case; those before it have left their cache."""
+    if "error" in call:
+        with pytest.raises(getattr(errors, call["error"])) as caught:
+            runtime.generate(call["ids"], **call["settings"])
+        assert call["message"] in str(caught.value)
+        assert caught.value.hint == call.get("hint", caught.value.hint)
+        return
+    generation = runtime.generate(call["ids"], **call["settings"])
+    assert (generation.tokens, generation.finish_reason) == (call["tokens"], call["finish_reason"])
+    ran = generation.dispatch
+    assert {key: getattr(ran, key) for key in call["dispatch"]} | {"buckets": list(ran.buckets)} == call["dispatch"]
+    for token, (logprob, top) in zip(generation, call.get("logprobs", ()), strict="logprobs" in call):
+        assert token.logprob == pytest.approx(logprob, abs=1e-4)
+        assert [likely for likely, _ in token.top] == top

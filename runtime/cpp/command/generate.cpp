@@ -1,3 +1,4 @@
+#include <cmath>
 #include <iostream>
 
 #include "commands.h"
@@ -23,9 +24,9 @@ Result<core::GenerationSettings> read_settings(const Arguments& arguments) {
     CTXRT_ASSIGN(const auto given, arguments.decimal(name));
     if (given) settings.*setting = *given;
   }
-  if (const auto given = arguments.find("--stop-ids")) {
-    CTXRT_ASSIGN(const auto ids, parse_numbers(*given, 0));
-    settings.stop_ids = {ids.begin(), ids.end()};
+  for (const auto& given : arguments.all("--stop-id")) {
+    CTXRT_ASSIGN(const auto ids, parse_numbers(given, 0));
+    settings.stop_ids.insert(ids.begin(), ids.end());
   }
   return settings;
 }
@@ -65,9 +66,8 @@ nlohmann::ordered_json described(const core::Generation& generation) {
                                 {"reason", ran.reason},
                                 {"prefill_tokens_per_second", prefill_rate(ran)},
                                 {"decode_tokens_per_second", decode_rate(generation)}}}};
-  if (!logprobs.empty() && logprobs[0]["logprob"].is_number() && !logprobs[0]["logprob"].is_null()) {
-    json["logprobs"] = logprobs;
-  }
+  const auto& tokens = generation.tokens;
+  if (!tokens.empty() && !std::isnan(tokens.front().logprob)) json["logprobs"] = logprobs;
   return json;
 }
 

@@ -42,7 +42,7 @@ const std::vector<Command>& commands() {
         {"--min-p", "X", "draw from tokens with this share of the likeliest one's probability"},
         {"--repetition-penalty", "X", "over 1 makes tokens less likely that came before"},
         {"--seed", "N", "the same seed draws the same tokens"},
-        {"--stop-ids", "N,N,…", "tokens that end the answer, beside those of the model"},
+        {"--stop-id", "N", "a token that ends the answer, beside those of the model; may be given more than once"},
         {"--logprobs", "N", "give log-probabilities, of this many of the likeliest too"},
         json},
        generate},

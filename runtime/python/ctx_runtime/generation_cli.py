@@ -41,6 +41,9 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--repetition-penalty", type=float, help="over 1 makes tokens less likely that came before")
     parser.add_argument("--seed", type=int, help="the same seed draws the same tokens")
     parser.add_argument("--stop", action="append", help="a text that ends the answer; may be given more than once")
+    parser.add_argument(
+        "--stop-id", type=int, action="append", dest="stop_ids", help="a token that ends the answer, likewise"
+    )
     parser.add_argument("--logprobs", type=int, help="give log-probabilities, of this many of the likeliest too")
 
 

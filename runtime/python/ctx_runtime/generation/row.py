@@ -12,7 +12,7 @@ from ctx_runtime.generation.settings import Settings
 from ctx_runtime.generation.text_stream import TextStream
 
 FinishReason = Literal["eos", "stop", "length", "cancelled"]
-"""The model ended the text, a stop string came, there may be no more tokens, or the caller ended it."""
+"""The model ended the text, a stop string or a stop id came, there may be no more tokens, or the caller ended it."""
 
 
 class Token(NamedTuple):
@@ -63,7 +63,7 @@ class Row:
         text = self._stream.push(token) if self._stream is not None else ""
         if token in self._ends:
             self.finish_reason = "eos"
-        elif self._stream is not None and self._stream.stopped:
+        elif token in self._settings.stop_ids or (self._stream is not None and self._stream.stopped):
             self.finish_reason = "stop"
         elif len(self.answer) + 1 == self.limit:
             self.finish_reason = "length"

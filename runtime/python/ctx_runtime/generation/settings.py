@@ -20,6 +20,7 @@ class Options(TypedDict, total=False):
     repetition_penalty: float
     seed: int | None
     stop: str | Sequence[str]
+    stop_ids: Sequence[int]
     logprobs: int | None
 
 
@@ -36,6 +37,7 @@ class Settings:
         repetition_penalty: over 1, tokens that the prompt or the answer holds already become less likely.
         seed: the same seed draws the same tokens, alone or in a batch; None: others each time.
         stop: the answer ends before the first of these texts.
+        stop_ids: the answer ends with the first of these tokens, as it does with those by which the model ends texts.
         logprobs: give each token's log-probability, and those of this many of the likeliest ones; None: none.
 
     Raises:
@@ -50,6 +52,7 @@ class Settings:
     repetition_penalty: float = 1.0
     seed: int | None = None
     stop: str | Sequence[str] = ()
+    stop_ids: Sequence[int] = ()
     logprobs: int | None = None
 
     def __post_init__(self) -> None:
