@@ -9,7 +9,7 @@ from ctx_runtime.bundle import Bundle
 from ctx_runtime.dispatch import Dispatcher
 from ctx_runtime.errors import BackendError, CtxError, MemoryBudgetError
 from ctx_runtime.manifest import Activation
-from tests.fixtures.bundles import write_tiny_bundle
+from tests.fixtures.bundles import edit_manifest, write_tiny_bundle
 
 
 class FakeSession:
@@ -92,6 +92,19 @@ def test_a_session_in_use_is_never_closed(tmp_path, fake_sessions):
     with small.session(bucket, "unmasked") as first, small.session(bucket, "masked"):
         assert not first.closed
     assert small.evictions == 0
+
+
+@pytest.mark.parametrize(
+    ("budget", "opened"), [(None, ["ctx-16", "ctx-32", "ctx-48"]), (250, ["ctx-16", "ctx-32"]), (50, [])]
+)
+def test_sessions_are_warmed_up_smallest_first_until_the_budget_is_full(tmp_path, fake_sessions, budget, opened):
+    root = write_tiny_bundle(tmp_path / "b", buckets=(16, 32, 48))
+    edit_manifest(
+        root, lambda manifest: [bucket.update(threads=bucket["max_length"]) for bucket in manifest["buckets"]]
+    )
+    cold = Dispatcher(Bundle.open(root), backends=None, share_weights="off", session_budget=budget)
+    assert cold.warm_up("unmasked") == cold.warm_up("unmasked") == opened
+    assert len(cold.open_sessions()) == len(opened) and cold.evictions == 0
 
 
 def test_a_session_larger_than_the_budget_is_refused(tmp_path, fake_sessions):

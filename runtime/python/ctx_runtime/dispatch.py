@@ -107,15 +107,36 @@ class Dispatcher:
                 slot.users += 1
                 slot.last_use = self._clock = self._clock + 1
                 return slot
-        return self._first_working(bucket, form)
+        return self._first_working(bucket, form, evict=True)
 
-    def _first_working(self, bucket: BucketRecord, form: GraphForm) -> Slot:
-        """The session of the first backend that can serve `bucket`, as `session` gives it."""
+    def warm_up(self, form: GraphForm) -> list[str]:
+        """Open the sessions of the buckets, smallest first, until there is no room for one more.
+
+        Returns:
+            The names of the buckets whose session is open.
+
+        Raises:
+            BackendError: no backend can serve a bucket.
+        """
+        opened: list[str] = []
+        for bucket in self._bundle.manifest.buckets:
+            try:
+                with self._first_working(bucket, form, evict=False):
+                    opened.append(bucket.name)
+            except MemoryBudgetError:
+                break
+        return opened
+
+    def _first_working(self, bucket: BucketRecord, form: GraphForm, *, evict: bool) -> Slot:
+        """The session of the first backend that can serve `bucket`, as `session` gives it.
+
+        Where others may not be closed to make room for it, and there is none, it raises MemoryBudgetError.
+        """
         reasons = []
         for backend, key in self._keys.get((bucket.max_length, form)) or self._new_keys(bucket, form):
             if (failure := self._failed.get(key)) is None:
                 try:
-                    slot = self._enter(key, bucket, form, backend)
+                    slot = self._enter(key, bucket, form, backend, evict)
                     self._note_serving(bucket, form, slot)
                     return slot
                 except (BackendError, MissingExtraError) as error:
@@ -151,7 +172,7 @@ class Dispatcher:
         self._keys[bucket.max_length, form] = keys
         return keys
 
-    def _enter(self, key: Hashable, bucket: BucketRecord, form: GraphForm, backend: BackendName) -> Slot:
+    def _enter(self, key: Hashable, bucket: BucketRecord, form: GraphForm, backend: BackendName, evict: bool) -> Slot:
         """Count a user into the slot of `key`, whose session is opened by the first who comes."""
         with self._lock:
             self._check_open()
@@ -164,7 +185,7 @@ class Dispatcher:
             try:
                 with slot.opening:
                     if slot.session is None:
-                        self._admit(key, slot, self._open(bucket, form, backend))
+                        self._admit(key, slot, self._open(bucket, form, backend), evict)
             except BaseException:
                 with self._lock:
                     slot.users -= 1
@@ -179,12 +200,12 @@ class Dispatcher:
             self._bundle, bucket, form, backend, share_weights=self._share_weights, on_fallback=not_shared
         )
 
-    def _admit(self, key: Hashable, slot: Slot, newcomer: Session) -> None:
-        """Put a new session into its slot, and close idle ones, those used longest ago first, to make room for it."""
+    def _admit(self, key: Hashable, slot: Slot, newcomer: Session, evict: bool) -> None:
+        """Put a new session into its slot; to `evict`, close idle ones, used longest ago first, to make room for it."""
         try:
             with self._lock:
                 self._check_open()
-                self._make_room(key, newcomer.resident_bytes)
+                self._make_room(key, newcomer.resident_bytes, evict)
                 slot.session = newcomer
         except BaseException:
             newcomer.close()
@@ -194,7 +215,7 @@ class Dispatcher:
         if self._closed:
             raise CtxError("the runtime is closed", hint="open the bundle again with Runtime.open")
 
-    def _make_room(self, key: Hashable, needed: int) -> None:
+    def _make_room(self, key: Hashable, needed: int, evict: bool) -> None:
         if self._budget is None:
             return
         if needed > self._budget:
@@ -204,6 +225,8 @@ class Dispatcher:
             )
         opened = {other: slot for other, slot in self._slots.items() if slot.session is not None and other != key}
         total = needed + sum(slot.session.resident_bytes for slot in opened.values() if slot.session)
+        if total > self._budget and not evict:
+            raise MemoryBudgetError(f"the session budget of {self._budget} bytes has no room for one more session")
         for other, slot in sorted(opened.items(), key=lambda item: item[1].last_use):
             if total > self._budget and slot.users == 0 and slot.session is not None:
                 total -= slot.session.resident_bytes

@@ -248,6 +248,17 @@ class Runtime:
         metric, quality = (None, None) if record is None else (record.metric, record.value)
         return Explanation(length, bucket.name, bucket.network, backend, segments, metric, quality, reason)
 
+    def warm_up(self) -> tuple[str, ...]:
+        """Open the sessions of the buckets, smallest first, until the session budget is full.
+
+        Returns:
+            The names of the buckets whose session is open; the others are opened on first use.
+
+        Raises:
+            BackendError: no backend can serve a bucket.
+        """
+        return tuple(self._dispatcher.warm_up(self._execution.alone))
+
     def stats(self) -> Stats:
         """What ran by bucket or was generated, what is open, and what did not go as the resource profile asked."""
         sessions = self._dispatcher.open_sessions()
