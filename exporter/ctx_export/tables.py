@@ -16,7 +16,8 @@ from ctx_export.engines import BuiltEngine
 from ctx_export.reports import BuildReport
 from ctx_runtime.parity import FUSION, ParityCase, ParityReport
 
-if TYPE_CHECKING:  # it loads torch
+if TYPE_CHECKING:  # they load torch
+    from ctx_export.language_job import LanguageReport
     from ctx_models.evaluation import QualityTable
 
 _MEASURES = {"loss": "loss", "precision": "precision", "recall": "recall", "f1": "F1", "accuracy": "accuracy",
@@ -125,6 +126,21 @@ def quality_table(quality: QualityTable, *, title: str | None = None) -> Table:
             shown = ("-" if value is None else f"{value:.4f}" for value in values)
             table.add_row(str(subnetwork), tokens, str(row.examples), *shown)
         table.add_section()
+    return table
+
+
+def language_table(report: LanguageReport) -> Table:
+    """A row for each length."""
+    table = plain_table(report.model)
+    for heading in ("tokens", "read by"):
+        table.add_column(heading, justify="left" if heading == "read by" else "right", no_wrap=True)
+    headings = {"accuracy": "accuracy", "perplexity": "perplexity", "agreement": "same top-1"}
+    measures = [name for name in headings if any(getattr(score, name) is not None for score in report.scores)]
+    for heading in ("answers" if report.bar is not None else "scored", *(headings[name] for name in measures)):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for score in report.scores:
+        shown = (f"{getattr(score, name):.4f}" for name in measures)
+        table.add_row(str(score.length), score.place, str(score.scored), *shown)
     return table
 
 

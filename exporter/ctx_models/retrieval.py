@@ -207,12 +207,21 @@ def wording_for(model: TaskModel, tokenizer: Tokenizer | None) -> Wording:
             hint="retrieval tasks are for token-classification and text-generation",
         )
     if tokenizer is not None:
-        wording = TextWording(tokenizer, model.labels or _WORDS)
-        if not model.labels and len(set(map(wording.answer, range(wording.values)))) < wording.values:
-            raise ModelError(f"the tokenizer begins several of {', '.join(_WORDS)} with the same token")
-        return wording
+        return TextWording(tokenizer, model.labels) if model.labels else text_wording(tokenizer)
     vocabulary = model.config.vocab_size
     return SyntheticWording(vocabulary, len(model.labels) or (vocabulary - _FIRST_KEY) // 3)
+
+
+def text_wording(tokenizer: Tokenizer) -> TextWording:
+    """How documents for a causal model that reads text are written, with ten words as values.
+
+    Raises:
+        ModelError: the tokenizer begins several values with the same token.
+    """
+    wording = TextWording(tokenizer, _WORDS)
+    if len(set(map(wording.answer, range(wording.values)))) < wording.values:
+        raise ModelError(f"the tokenizer begins several of {', '.join(_WORDS)} with the same token")
+    return wording
 
 
 def retrieval_dataset(

@@ -9,6 +9,7 @@ from ctx_export import cli
 from ctx_models.checkpoint import load_model, save_model
 from ctx_models.config import AdaptiveConfig
 from ctx_models.heads import TaskModel
+from tests.fixtures.decoder_bundles import wrap_decoder
 
 WORDS = ["[PAD]", "[UNK]", "Ann", "sails", "to", "Rome", "."]
 
@@ -94,3 +95,31 @@ def test_bad_input_is_one_line_and_a_hint(retriever, tmp_path, monkeypatch, argu
     (tmp_path / "valid.txt").write_text("Ann a\n")
     result = command(retriever, *arguments)
     assert result.exit_code == 2 and message in result.stderr and len(result.stderr.splitlines()) <= 2
+
+
+def test_a_language_model_is_measured_in_its_buckets(tmp_path):
+    bundle = wrap_decoder("llama", tmp_path / "bundle", (16, 48), tokenizer=True)
+    text = tmp_path / "text.txt"
+    text.write_text(" ".join(f"t{number}" for number in range(3, 90)))
+    line = [bundle, "--task", "perplexity", "--data", text, "--count", 2]
+    answer = json.loads(command(*line, "--against", bundle, "--json").stdout)
+    assert [(row["length"], row["place"]) for row in answer["lengths"]] == [(16, "ctx-16 fp32"), (48, "ctx-48 fp32")]
+    assert all(row["agreement"] == 1 and row["perplexity"] > 1 for row in answer["lengths"])
+    shown = command(*line, "--lengths", "32")
+    assert shown.exit_code == 0 and "ctx-48 fp32" in shown.stdout and "perplexity" in shown.stdout
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ([], "there is no retrieval task None"),
+        (["--task", "perplexity"], "takes --task perplexity with --data TEXT"),
+        (["--data", "text.txt"], "takes --task perplexity with --data TEXT"),
+        (["--task", "passkey", "--save"], "a language model has no --subnetwork, --plot or --save"),
+        (["--task", "passkey"], "begins several of horse"),
+    ],
+)
+def test_what_a_language_model_does_not_take_is_said(tmp_path, options, message):
+    bundle = wrap_decoder("llama", tmp_path / "bundle", (64,), tokenizer=True)
+    refused = command(bundle, *options)
+    assert refused.exit_code == 2 and message in refused.stderr
