@@ -33,6 +33,7 @@ def test_public_names_are_these():
         "Generation",
         "Result",
         "Runtime",
+        "Scheduling",
         "Stats",
         "__version__",
     }

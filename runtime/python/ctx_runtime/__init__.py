@@ -5,7 +5,19 @@ from ctx_runtime.errors import CtxError
 from ctx_runtime.generation.generation import Generation
 from ctx_runtime.results import Dispatch, Explanation, Result, Stats
 from ctx_runtime.runtime import Runtime
+from ctx_runtime.scheduling.settings import Scheduling
 
 __version__ = "0.1.0"
 
-__all__ = ["Bundle", "CtxError", "Dispatch", "Explanation", "Generation", "Result", "Runtime", "Stats", "__version__"]
+__all__ = [
+    "Bundle",
+    "CtxError",
+    "Dispatch",
+    "Explanation",
+    "Generation",
+    "Result",
+    "Runtime",
+    "Scheduling",
+    "Stats",
+    "__version__",
+]

@@ -45,20 +45,20 @@ class BatchCosts:
         self._tokens = self._seconds = 0.0
         self._decisions = 0
 
-    def record(self, bucket: int, longest: int, rows: int, tokens: int, seconds: float) -> None:
-        """A batch of `rows`, the longest of `longest` tokens, with `tokens` useful ones, took `seconds`."""
-        self._mean(bucket, longest, rows).add(seconds / tokens, self._decisions)
+    def record(self, bucket: int, length: int, rows: int, tokens: int, seconds: float) -> None:
+        """A batch of `rows` of about `length` tokens, `tokens` without padding, took `seconds`."""
+        self._mean(bucket, length, rows).add(seconds / tokens, self._decisions)
         self._tokens += tokens - _WEIGHT * self._tokens
         self._seconds += seconds - _WEIGHT * self._seconds
 
-    def cheapest(self, bucket: int, longest: int, most: int) -> int:
-        """How many of the `most` rows that may run together should: the cheapest size per token that is known."""
+    def cheapest(self, bucket: int, length: int, most: int) -> int:
+        """How many of `most` rows of about `length` tokens should run together: the cheapest size for each token."""
         if most == 1:
             return 1
         self._decisions += 1
         sizes = [1 << power for power in range(most.bit_length())]
         sizes[-1] = most
-        means = {size: self._mean(bucket, longest, size) for size in sizes}
+        means = {size: self._mean(bucket, length, size) for size in sizes}
         untried = [size for size in sizes if means[size].measured < _TRIALS]
         if untried:
             return untried[-1]
@@ -70,5 +70,5 @@ class BatchCosts:
         """What `tokens` would take one worker, as the last batches of all kinds did; before the first, 1."""
         return tokens * self._seconds / self._tokens if self._tokens else 1.0
 
-    def _mean(self, bucket: int, longest: int, rows: int) -> _Mean:
-        return self._means.setdefault((bucket, longest.bit_length(), rows.bit_length()), _Mean())
+    def _mean(self, bucket: int, length: int, rows: int) -> _Mean:
+        return self._means.setdefault((bucket, length.bit_length(), rows.bit_length()), _Mean())

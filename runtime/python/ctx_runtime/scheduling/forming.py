@@ -88,10 +88,9 @@ class Former:
         """Learn from a batch that has run, with the result of each of its jobs; None: it has failed."""
         self._memory.taken -= batch.needed
         if results is not None:
-            lengths = [queued.job.row.length for queued in batch.queued]
+            head, lengths = batch.queued[0].job, [queued.job.row.length for queued in batch.queued]
             seconds = results[0].dispatch[0].ms / 1e3
-            bucket = batch.queued[0].job.bucket
-            self._costs.record(bucket.max_length, max(lengths), len(lengths), sum(lengths), seconds)
+            self._costs.record(head.bucket.max_length, head.row.length, len(lengths), sum(lengths), seconds)
 
     def seconds_queued(self) -> float:
         """What the jobs in the queue would take one worker, an estimate."""

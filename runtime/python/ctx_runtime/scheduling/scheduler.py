@@ -145,8 +145,9 @@ class Scheduler:
             return None
 
     def _wait(self, seconds: float | None) -> None:
-        """Wait for work; where a job waits for others, no thread looks again before there are twice as many."""
-        self._worth_a_look = 0 if seconds is None else 2 * len(self._backlog.queue)
+        """Wait for work; where a job waits for others, no thread looks again before there are a quarter more."""
+        queued = len(self._backlog.queue)
+        self._worth_a_look = 0 if seconds is None else queued + max(1, queued // 4)
         self._idle += 1
         self._work.wait(seconds)
         self._idle -= 1
@@ -222,4 +223,7 @@ def _closed() -> CtxError:
 
 
 def _missed(request: Request) -> DeadlineError:
-    return DeadlineError(f"not begun within {request.deadline - request.arrived:g} s")
+    return DeadlineError(
+        f"not begun within {request.deadline - request.arrived:g} s",
+        hint="give it more time, send less at once, or run more workers or replicas",
+    )
