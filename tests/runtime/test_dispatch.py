@@ -94,6 +94,17 @@ def test_a_session_in_use_is_never_closed(tmp_path, fake_sessions):
     assert small.evictions == 0
 
 
+def test_what_is_open_beyond_the_budget_because_it_was_in_use_goes_when_it_is_idle(tmp_path, fake_sessions):
+    small = dispatcher(tmp_path, session_budget=150)
+    bucket = small.choose(3)[0]
+    with small.session(bucket, "unmasked") as first, small.session(bucket, "masked"):
+        pass
+    with small.session(bucket, "masked") as second:
+        assert first.closed == 1 and small.open_sessions() == [second]
+    with small.session(bucket, "masked"):
+        assert not second.closed and small.evictions == 1
+
+
 @pytest.mark.parametrize(
     ("budget", "opened"), [(None, ["ctx-16", "ctx-32", "ctx-48"]), (250, ["ctx-16", "ctx-32"]), (50, [])]
 )

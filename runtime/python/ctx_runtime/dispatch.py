@@ -88,7 +88,7 @@ class Dispatcher:
         self._keys: dict[tuple[int, GraphForm], list[tuple[BackendName, Hashable]]] = {}
         self._serving: dict[tuple[int, GraphForm], Slot] = {}  # what is open, by what asks for it: the short way
         self._clock = 0
-        self._closed = False
+        self._closed = self._over_budget = False
         self.fallbacks: list[Fallback] = []
         self.evictions = 0
 
@@ -106,6 +106,8 @@ class Dispatcher:
             if (slot := self._serving.get((bucket.max_length, form))) is not None:
                 slot.users += 1
                 slot.last_use = self._clock = self._clock + 1
+                if self._over_budget:
+                    self._make_room(None, 0, evict=True)
                 return slot
         return self._first_working(bucket, form, evict=True)
 
@@ -216,6 +218,7 @@ class Dispatcher:
             raise CtxError("the runtime is closed", hint="open the bundle again with Runtime.open")
 
     def _make_room(self, key: Hashable, needed: int, evict: bool) -> None:
+        """Close idle sessions until `needed` bytes fit beside the others; those in use go once they are idle."""
         if self._budget is None:
             return
         if needed > self._budget:
@@ -234,6 +237,7 @@ class Dispatcher:
                 self._serving = {asked: kept for asked, kept in self._serving.items() if kept is not slot}
                 slot.session.close()
                 self.evictions += 1
+        self._over_budget = total > self._budget
 
     def _note_serving(self, bucket: BucketRecord, form: GraphForm, slot: Slot) -> None:
         with self._lock:
