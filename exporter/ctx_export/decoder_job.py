@@ -267,6 +267,7 @@ def _write_manifest(shop: DecoderShop, decoder: DecoderRecord, records: tuple[Bu
             buckets=records,
             decoder=decoder,
             overflow=profile.overflow,
+            planned_inputs=profile.planned_inputs,
             session_budget=profile.session_budget,
             share_weights=profile.share_weights,
             weights=f"graphs/{_WEIGHTS}",

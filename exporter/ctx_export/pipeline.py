@@ -392,6 +392,7 @@ def _write_manifest(shop: Workshop, records: Sequence[BucketRecord], report: Par
             fusion=_fusion_record(shop, report),
             quality=source.quality,
             min_quality=profile.min_quality,
+            planned_inputs=profile.planned_inputs,
             overflow=fitted.overflow,
             session_budget=profile.session_budget,
             share_weights=profile.share_weights,

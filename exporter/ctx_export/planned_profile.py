@@ -9,6 +9,7 @@ from pydantic import ValidationError
 
 from ctx_export.planning import Plan
 from ctx_runtime.errors import InputError, first_problem
+from ctx_runtime.histogram import LengthHistogram
 from ctx_runtime.resource_profile import BucketEntry, ResourceProfile
 
 DEFAULTS = ResourceProfile(name="planned", buckets=(BucketEntry(max_length=64),))
@@ -20,10 +21,13 @@ def overlap_for(base: ResourceProfile, max_length: int) -> int:
     return min(base.overflow.overlap, max_length // 4)
 
 
-def planned_profile(plan: Plan, name: str, base: ResourceProfile = DEFAULTS) -> ResourceProfile:
+def planned_profile(
+    plan: Plan, name: str, base: ResourceProfile = DEFAULTS, traffic: LengthHistogram | None = None
+) -> ResourceProfile:
     """The buckets of `plan` with the settings of `base`.
 
-    A bucket takes the settings of the bucket of `base` that holds its longest length, or of the last one.
+    A bucket takes the settings of the bucket of `base` that holds its longest length, or of the last one. The profile
+    remembers `traffic`, the inputs that were planned for, where they are given.
 
     Raises:
         InputError: the name is not one that a profile can have.
@@ -40,6 +44,7 @@ def planned_profile(plan: Plan, name: str, base: ResourceProfile = DEFAULTS) -> 
         "description": _description(plan),
         "buckets": tuple(entries),
         "overflow": base.overflow.model_copy(update={"overlap": overlap}),
+        "planned_inputs": None if traffic is None else traffic.by_bucket(plan.chosen.ends),
     }
     try:
         return ResourceProfile.model_validate(base.model_copy(update=changes).model_dump())

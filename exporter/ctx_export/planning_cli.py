@@ -85,9 +85,9 @@ def plan(
     """Choose the buckets that make traffic cheapest, as many as pay, and write them as a resource profile."""
     with errors(as_json, debug), progress() as on_progress:
         base = DEFAULTS if profile is None else load_profile(profile)
-        histogram = read_traffic(traffic, column=column, tokenizer=tokenizer, split=split)
+        read = histogram = read_traffic(traffic, column=column, tokenizer=tokenizer, split=split)
         if max_length is not None:
-            histogram = cut_long(histogram, max_length, overlap_for(base, max_length))
+            histogram = cut_long(read, max_length, overlap_for(base, max_length))
         latency, bench = _latency(cost)
         limits = Budget(buckets, build_seconds=build_budget, bucket_seconds=bucket_seconds)
         limits = _with_sizes(limits, bench, memory_budget, disk_budget, batch)
@@ -96,7 +96,7 @@ def plan(
             histogram, model, limits, max_length=max_length, min_gain=min_gain, resamples=resamples,
             on_progress=on_progress,
         )  # fmt: skip
-        write_profile(planned_profile(made, output.stem, base), output)
+        write_profile(planned_profile(made, output.stem, base, read), output)
         if plot is not None:
             from ctx_export.plan_plot import write_plot
 

@@ -16,11 +16,12 @@ def plan():
 
 @pytest.mark.parametrize("base", [None, *profile_names()])
 def test_what_is_written_is_what_a_build_loads(plan, tmp_path, base) -> None:
-    profile = planned_profile(plan, "mine", DEFAULTS if base is None else load_profile(base))
+    profile = planned_profile(plan, "mine", DEFAULTS if base is None else load_profile(base), moby_dick())
     write_profile(profile, tmp_path / "mine.yaml")
     loaded = load_profile(tmp_path / "mine.yaml")
     assert loaded == profile
     assert [entry.max_length for entry in loaded.resolve()] == list(plan.chosen.ends)
+    assert sum(loaded.planned_inputs) == moby_dick().inputs and len(loaded.planned_inputs) == len(plan.chosen.ends) + 1
     assert [entry.opt_length for entry in loaded.resolve()] == [bucket.opt_length for bucket in plan.buckets()]
 
 

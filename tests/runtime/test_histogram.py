@@ -36,5 +36,5 @@ def test_percentiles_are_lengths_that_occur() -> None:
     assert [histogram.percentile(percent) for percent in (1, 75, 76, 100)] == [1, 1, 9, 9]
 
 
-def test_shares_belong_to_buckets_by_their_inclusive_end() -> None:
-    assert LengthHistogram.of([1, 8, 9, 16, 17, 99]).shares((8, 16, 32)).tolist() == [2 / 6, 2 / 6, 1 / 6, 1 / 6]
+def test_inputs_belong_to_buckets_by_their_inclusive_end() -> None:
+    assert LengthHistogram.of([1, 8, 9, 16, 17, 99]).by_bucket((8, 16, 32)) == (2, 2, 1, 1)

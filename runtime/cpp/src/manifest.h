@@ -228,6 +228,7 @@ struct Manifest {
   std::optional<std::int64_t> session_budget;  // bytes
   ShareWeights share_weights = ShareWeights::mmap;
   std::optional<std::string> weights, tokenizer, parity_report;
+  std::optional<std::vector<std::int64_t>> planned_inputs;  // in each bucket, and last those longer than all
   std::vector<FileRecord> files;
 
   const InputSpec* find_role(Role role) const;

@@ -409,6 +409,20 @@ void check_decoder(const Manifest& manifest, Problems& problems) {
   }
 }
 
+std::vector<std::int64_t> read_planned_inputs(const Value& value) {
+  return read_all(value, 2, 65, [](const Value& inputs) { return inputs.integer(kNotNegative); });
+}
+
+void check_planned_inputs(const Manifest& manifest, Problems& problems) {
+  if (!manifest.planned_inputs) return;
+  const auto& planned = *manifest.planned_inputs;
+  const bool any = std::any_of(planned.begin(), planned.end(), [](std::int64_t inputs) { return inputs > 0; });
+  if (planned.size() != manifest.buckets.size() + 1 || !any) {
+    problems.add("planned_inputs", text("expected ", manifest.buckets.size() + 1,
+                                        " counts, one for each bucket and one for longer inputs"));
+  }
+}
+
 // What holds between the fields.
 void check_manifest(const Manifest& manifest, Problems& problems) {
   const auto& inputs = manifest.inputs;
@@ -426,6 +440,7 @@ void check_manifest(const Manifest& manifest, Problems& problems) {
   check_room(manifest, framing, problems);
   check_fusion(manifest, problems);
   check_decoder(manifest, problems);
+  check_planned_inputs(manifest, problems);
 }
 
 Manifest read_manifest(const Value& value, Problems& problems) {
@@ -455,6 +470,9 @@ Manifest read_manifest(const Value& value, Problems& problems) {
   manifest.weights = read_nullable(object.required("weights"), read_path);
   manifest.tokenizer = read_nullable(object.required("tokenizer"), read_path);
   manifest.parity_report = read_nullable(object.required("parity_report"), read_path);
+  if (const auto planned = object.optional("planned_inputs")) {
+    manifest.planned_inputs = read_nullable(*planned, read_planned_inputs);
+  }
   manifest.files = read_all(object.required("files"), 0, 4096, read_file);
   object.finish();
   if (problems.first().empty()) check_manifest(manifest, problems);

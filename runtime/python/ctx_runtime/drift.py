@@ -13,7 +13,6 @@ from typing import Literal
 import numpy as np
 
 from ctx_runtime.errors import InputError
-from ctx_runtime.histogram import LengthHistogram
 
 WATCH, REPLAN = 0.1, 0.25
 """The usual bounds of the index: below the first nothing has moved, from the second on the plan is for others."""
@@ -59,18 +58,27 @@ class Drift:
         return "replan" if moved >= REPLAN else "watch" if moved >= WATCH else "fits"
 
 
-def drift(recorded: LengthHistogram, planned: LengthHistogram, ends: Sequence[int]) -> Drift:
+def drift(recorded: Sequence[int], planned: Sequence[int], ends: Sequence[int]) -> Drift:
     """Compare recorded with planned traffic over the buckets that end at `ends`, in tokens, ascending.
 
     Half an input is added to every bucket on both sides, so that an empty one is finite.
 
+    Args:
+        recorded: inputs in each bucket, and last those longer than every bucket, as `LengthHistogram.by_bucket` counts.
+        planned: the same of the traffic that was planned for.
+        ends: the longest length of each bucket, one fewer.
+
     Raises:
-        InputError: no bucket.
+        InputError: no input on one side, or counts for other buckets than these.
     """
-    if not len(ends):
-        raise InputError("no bucket to compare traffic over", hint="give the longest length of each bucket")
-    now, before = recorded.shares(ends), planned.shares(ends)
-    smooth_now, smooth_before = _smoothed(now, recorded.inputs), _smoothed(before, planned.inputs)
+    counts, planned_counts = np.asarray(recorded, float), np.asarray(planned, float)
+    if len(counts) != len(ends) + 1 or len(planned_counts) != len(ends) + 1:
+        raise InputError(f"expected {len(ends) + 1} counts, one for each bucket and one for longer inputs")
+    inputs, planned_inputs = counts.sum(), planned_counts.sum()
+    if not inputs or not planned_inputs:
+        raise InputError("no input to compare", hint="record some traffic first")
+    now, before = counts / inputs, planned_counts / planned_inputs
+    smooth_now, smooth_before = _smoothed(counts), _smoothed(planned_counts)
     index = (smooth_now - smooth_before) * np.log(smooth_now / smooth_before)
     used = int(((now > 0) | (before > 0)).sum())
     return Drift(
@@ -79,10 +87,10 @@ def drift(recorded: LengthHistogram, planned: LengthHistogram, ends: Sequence[in
             for end, then, share, part in zip((*ends, None), before, now, index, strict=True)
         ),
         index=float(index.sum()),
-        by_chance=(used - 1) * (1 / recorded.inputs + 1 / planned.inputs),
+        by_chance=float((used - 1) * (1 / inputs + 1 / planned_inputs)),
     )
 
 
-def _smoothed(shares: np.ndarray, inputs: int) -> np.ndarray:
-    """Shares `(buckets + 1,)` with half an input more in each."""
-    return (shares * inputs + 0.5) / (inputs + 0.5 * len(shares))
+def _smoothed(counts: np.ndarray) -> np.ndarray:
+    """The shares of `counts` `(buckets + 1,)` with half an input more in each."""
+    return (counts + 0.5) / (counts.sum() + 0.5 * len(counts))

@@ -65,7 +65,11 @@ class LengthHistogram:
 
     def to_json(self) -> dict[str, dict[str, int]]:
         """The object that `from_json` reads."""
-        return {"lengths": {str(length): int(count) for length, count in zip(self.lengths, self.counts, strict=True)}}
+        return {"lengths": {str(length): count for length, count in self.counts_by_length().items()}}
+
+    def counts_by_length(self) -> dict[int, int]:
+        """How many inputs have each length."""
+        return dict(zip(self.lengths.tolist(), self.counts.tolist(), strict=True))
 
     @property
     def inputs(self) -> int:
@@ -87,13 +91,12 @@ class LengthHistogram:
         reached = np.cumsum(self.counts) >= self.inputs * percent / 100
         return int(self.lengths[int(reached.argmax())])
 
-    def shares(self, ends: Sequence[int]) -> np.ndarray:
-        """The share of the inputs in each bucket that ends at one of `ends`, ascending: `(buckets + 1,)`.
-
-        The last is the share of those longer than every bucket.
-        """
+    def by_bucket(self, ends: Sequence[int]) -> tuple[int, ...]:
+        """The inputs in each bucket that ends at one of `ends`, ascending; the last are longer than every bucket."""
         bucket = np.searchsorted(np.asarray(ends), self.lengths)
-        return np.bincount(bucket, weights=self.counts, minlength=len(ends) + 1) / self.inputs
+        counts = np.zeros(len(ends) + 1, np.int64)
+        np.add.at(counts, bucket, self.counts)
+        return tuple(counts.tolist())
 
 
 class _Recorded(BaseModel):

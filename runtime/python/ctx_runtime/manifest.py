@@ -16,9 +16,11 @@ from ctx_runtime.resource_profile import (
     BucketPlan,
     Milliseconds,
     Overflow,
+    PlannedInputs,
     Quality,
     ShareWeights,
     SubNetwork,
+    check_planned_inputs,
 )
 
 FORMAT = 1
@@ -239,6 +241,7 @@ class Manifest(_Model):
         quality: what is known of the sub-networks by length; the first record that holds a length counts.
         min_quality: the least that `quality` must promise of the bucket that an input runs in; None: any will do.
         weights: the one file with all weights, None for a model without any.
+        planned_inputs: the traffic that the buckets were planned for, as in a resource profile.
     """
 
     format: Annotated[int, Field(ge=1)]
@@ -262,6 +265,7 @@ class Manifest(_Model):
     weights: Path | None
     tokenizer: Path | None
     parity_report: Path | None
+    planned_inputs: PlannedInputs | None = None
     files: Annotated[tuple[FileRecord, ...], Field(max_length=4096, strict=False)]
 
     @model_validator(mode="after")
@@ -279,6 +283,7 @@ class Manifest(_Model):
             if sum(spec.role == role for spec in self.inputs) > 1:
                 raise ValueError(f"more than one input has the role {role!r}")
         self._check_room(len(self.special_tokens.prefix) + len(self.special_tokens.suffix))
+        check_planned_inputs(self.planned_inputs, len(self.buckets))
         return self
 
     def _check_room(self, framing: int) -> None:

@@ -163,6 +163,17 @@ class BucketPlan(Bucket):
         return self.precision if self.subnetwork is None else "-".join([self.precision, *self.subnetwork.parts()])
 
 
+PlannedInputs = Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=2, max_length=65, strict=False)]
+
+
+def check_planned_inputs(planned: PlannedInputs | None, buckets: int) -> None:
+    """Raise LocatedError unless `planned` counts some inputs, and has a count for each bucket and one more."""
+    if planned is not None and (len(planned) != buckets + 1 or not any(planned)):
+        raise LocatedError(
+            ("planned_inputs",), f"expected {buckets + 1} counts, one for each bucket and one for longer inputs"
+        )
+
+
 class ResourceProfile(BucketSettings):
     """Buckets, and what each runs with.
 
@@ -172,6 +183,8 @@ class ResourceProfile(BucketSettings):
         min_quality: an input runs in the smallest bucket whose sub-network is known to be at least this good at its
             length, in the metric of the model's quality table.
         decoding: how a causal language model generates.
+        planned_inputs: the traffic that the buckets were planned for: inputs in each bucket, and last those longer than
+            every bucket. What a runtime records is compared with it.
     """
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
@@ -182,11 +195,13 @@ class ResourceProfile(BucketSettings):
     share_weights: ShareWeights = "mmap"
     min_quality: Quality | None = None
     decoding: DecodingSettings | None = None
+    planned_inputs: PlannedInputs | None = None
 
     @model_validator(mode="after")
     def _check_buckets(self) -> ResourceProfile:
         plans = self.resolve()
         check_tiling(plans)
+        check_planned_inputs(self.planned_inputs, len(plans))
         if self.overflow.policy == "segment" and self.overflow.overlap >= plans[-1].max_length:
             raise LocatedError(
                 ("overflow", "overlap"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, overload
 
@@ -20,6 +21,8 @@ from ctx_runtime.generation.generator import Generator
 from ctx_runtime.generation.prompts import Prompt
 from ctx_runtime.generation.settings import Settings
 from ctx_runtime.manifest import BucketRecord, Manifest
+from ctx_runtime.padding import Row
+from ctx_runtime.recording import LengthRecorder
 from ctx_runtime.resource_profile import BackendName, ShareWeights
 from ctx_runtime.results import Explanation, Result, Stats
 from ctx_runtime.scheduling.scheduler import Scheduler
@@ -56,6 +59,7 @@ class Runtime:
         backends: Sequence[BackendName] | None = None,
         min_quality: float | None = None,
         scheduling: Scheduling | None = None,
+        record: str | os.PathLike[str] | None = None,
     ) -> None:
         """Use `Runtime.open`, which takes a path."""
         self.bundle = bundle
@@ -69,6 +73,7 @@ class Runtime:
             min_quality=bundle.manifest.min_quality if min_quality is None else min_quality,
         )
         self._execution = Execution(bundle.manifest, self._dispatcher)
+        self._recorder = None if record is None else LengthRecorder(Path(record))
         self._scheduler = Scheduler(bundle.manifest, self._execution, self._dispatcher, scheduling or Scheduling())
         self._tokenizer = Tokenizer(bundle)
         decoder = bundle.manifest.decoder
@@ -85,6 +90,7 @@ class Runtime:
         min_quality: float | None = None,
         check: Check = "changed",
         scheduling: Scheduling | None = None,
+        record: str | os.PathLike[str] | None = None,
     ) -> Runtime:
         """Verify a bundle and hold it; graphs are opened on first use.
 
@@ -98,6 +104,8 @@ class Runtime:
             min_quality: an input runs in the smallest bucket that is known to be at least this good at its length, in
                 the metric of the bundle's table of quality; by default what the bundle says.
             check: what is hashed of a bundle that is not open yet, see `Bundle.open`.
+            record: count the lengths of inputs in this file, as JSON; what it holds already is counted on. Bundles that
+                generate text record nothing.
             scheduling: how submitted requests are batched and bounded; by default as the backend runs them best.
 
         Raises:
@@ -112,6 +120,7 @@ class Runtime:
             backends=backends,
             min_quality=min_quality,
             scheduling=scheduling,
+            record=record,
         )
 
     def __enter__(self) -> Runtime:
@@ -145,10 +154,12 @@ class Runtime:
         self._check_runs()
         if isinstance(inputs, (dict, Mapping)):  # a dict is told at once, an abstract class takes its time
             if (row := self._execution.layout.whole_row(inputs)) is not None:
+                if self._recorder is not None:
+                    self._recorder.note(row.length)
                 return self._execution.run_row(row)
-            rows, batched = self._execution.layout.read(inputs)
+            rows, batched = self._read(inputs)
             return self._execution.join(self._execution.run(rows), batched)
-        groups = [self._execution.layout.read(item) for item in inputs]
+        groups = [self._read(item) for item in inputs]
         answers = iter(self._execution.run([row for rows, _ in groups for row in rows]))
         return [self._execution.join([next(answers) for _ in rows], batched) for rows, batched in groups]
 
@@ -169,7 +180,7 @@ class Runtime:
         self._check_runs()
         if timeout_s is not None and not 0 <= timeout_s <= _LONGEST_TIMEOUT_S:
             raise InputError(f"timeout_s: expected seconds from 0 to {_LONGEST_TIMEOUT_S:g}, got {timeout_s!r}")
-        rows, batched = self._execution.layout.read({name: np.array(array) for name, array in inputs.items()})
+        rows, batched = self._read({name: np.array(array) for name, array in inputs.items()})
         return self._scheduler.submit(rows, batched=batched, timeout_s=timeout_s)
 
     def drain(self, timeout_s: float | None = None) -> bool:
@@ -278,6 +289,16 @@ class Runtime:
         self._dispatcher.close()
         if self._generator is not None:
             self._generator.close()
+        if self._recorder is not None:
+            self._recorder.close()
+
+    def _read(self, inputs: Inputs) -> tuple[list[Row], bool]:
+        """The rows of `inputs`, whose lengths are recorded, and whether they came with a batch axis."""
+        rows, batched = self._execution.layout.read(inputs)
+        if self._recorder is not None:
+            for row in rows:
+                self._recorder.note(row.length)
+        return rows, batched
 
     def _check_runs(self) -> None:
         if self._generator is not None:
