@@ -15,8 +15,9 @@ from measure import minilm, report
 ROOT = Path(__file__).parents[1]
 BUILD = ROOT / "build" / "cpp"
 ENVIRONMENT = {**os.environ, "CTXRT_PYTHON": sys.executable}
-OPENINGS = ("bare", "full", "overlapped", "sizes")
-ROUNDS = 15
+OPENINGS = {"bare": "bare", "first": "changed", "later": "changed", "full": "full", "sizes": "sizes"}
+"""What is measured, and what is hashed then: the first open finds no record of the weights' hash, a later one does."""
+ROUNDS = 40
 
 
 def main() -> None:
@@ -24,13 +25,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         bundle = _bundle(Path(folder) / "minilm.bundle")
         runs = {
-            "a graph of 6 us": _figures("run", ROOT / "tests" / "cross" / "tiny", 8, 5000),
-            "MiniLM, 8 tokens": _figures("run", bundle, 8, 300),
+            "a graph of 6 us": _figures("run", ROOT / "tests" / "cross" / "tiny", 8, 5000, cache=Path(folder)),
+            "MiniLM, 8 tokens": _figures("run", bundle, 8, 300, cache=Path(folder)),
         }
-        opening: dict[str, list[float]] = {how: [] for how in OPENINGS}
-        for turn in range(ROUNDS):
-            for how in OPENINGS[turn % len(OPENINGS) :] + OPENINGS[: turn % len(OPENINGS)]:
-                opening[how].append(_figures("open", bundle, how, 8)["ms"])
+        load_before = os.getloadavg()[0]
+        opening = _openings(bundle, Path(folder))
     report(
         "cpp_dispatch",
         {
@@ -39,9 +38,23 @@ def main() -> None:
                 for name, figures in runs.items()
             },
             "open_to_first_answer_ms": {how: {"least": min(ms), "median": median(ms)} for how, ms in opening.items()},
-            "goal": "extra_us <= 20; overlapped no slower than bare",
+            "rounds": ROUNDS,
+            "load_average": {"before_opening": load_before, "after": os.getloadavg()[0]},
+            "goal": "extra_us <= 20; a later open no slower than bare",
         },
     )
+
+
+def _openings(bundle: Path, folder: Path) -> dict[str, list[float]]:
+    """Milliseconds of each opening, a process each, in an order that rotates."""
+    milliseconds: dict[str, list[float]] = {name: [] for name in OPENINGS}
+    _figures("open", bundle, "changed", 8, cache=folder / "later")
+    names = list(OPENINGS)
+    for turn in range(ROUNDS):
+        for name in names[turn % len(names) :] + names[: turn % len(names)]:
+            cache = folder / (f"first-{turn}" if name == "first" else "later")
+            milliseconds[name].append(_figures("open", bundle, OPENINGS[name], 8, cache=cache)["ms"])
+    return milliseconds
 
 
 def _compile() -> None:
@@ -63,9 +76,10 @@ def _bundle(path: Path) -> Path:
     return build(minilm(), "edge-cpu", path).bundle.root
 
 
-def _figures(*arguments: object) -> dict[str, float]:
+def _figures(*arguments: object, cache: Path) -> dict[str, float]:
     line = [str(BUILD / "cpp_dispatch"), *map(str, arguments)]
-    done = subprocess.run(line, check=True, capture_output=True, text=True, env=ENVIRONMENT)
+    environment = ENVIRONMENT | {"CTX_RUNTIME_CACHE": str(cache)}
+    done = subprocess.run(line, check=True, capture_output=True, text=True, env=environment)
     figures: dict[str, float] = json.loads(done.stdout)
     return figures
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+import itertools
 import json
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from importlib.util import find_spec
@@ -13,16 +16,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ctx_runtime.bundle import Bundle
+from ctx_runtime.bundle import Bundle, Check
 from ctx_runtime.errors import BundleError
 from ctx_runtime.runtime import Runtime
 from tests.cpp.building import BUILD, ROOT, SOURCE, NativeRuntime, build, checked, missing, run
 from tests.fixtures.bundles import VOCABULARY, edit_manifest, rehash, write_tiny_bundle
 from tests.fixtures.fused import write_fused_bundle
+from tests.fixtures.hash_records import CHANGES, DAMAGES, flip, record_line, write_record
 from tests.fixtures.mutations import mutate_graph, mutate_manifest, seeded
 from tests.runtime.test_bundle import CASES
 
-OPENED = "ctx-16.onnx"
+OPENED, WEIGHTS = "ctx-16.onnx", "graphs/weights.bin"
 pytestmark = pytest.mark.timeout(2400)  # the first test of a run builds
 
 
@@ -146,6 +150,73 @@ def test_fuzzed_bundles_meet_no_sanitizer(tmp_path: Path, kind: str, count: int)
     assert 0 < sum(found) < count
 
 
+READERS = ("python", "cpp")
+
+
+@pytest.fixture(scope="module")
+def settled(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], Path]:
+    """A bundle for each pair of readers, with weights that are large and old enough to be recorded."""
+    folder = tmp_path_factory.mktemp("settled")
+    roots = {pair: write_recordable_bundle(folder / "-".join(pair)) for pair in itertools.product(READERS, READERS)}
+    time.sleep(2.1)
+    return roots
+
+
+def write_recordable_bundle(root: Path) -> Path:
+    write_tiny_bundle(root)
+    os.truncate(root / WEIGHTS, 1 << 20)
+    rehash(root)
+    return root
+
+
+def verdict(reader: str, native: Path, root: Path, check: Check = "changed") -> str:
+    return verdict_of_python(root, check) if reader == "python" else refusals(native, [root], check)[0]
+
+
+@pytest.mark.parametrize("reader", READERS)
+@pytest.mark.parametrize("writer", READERS)
+def test_a_record_of_one_is_believed_by_the_other(
+    native: Path,
+    settled: dict[tuple[str, str], Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    writer: str,
+    reader: str,
+) -> None:
+    """A damaged file with a record of its present state is taken for sound, by readers that believe records."""
+    monkeypatch.setenv("CTX_RUNTIME_CACHE", str(tmp_path))
+    root = settled[writer, reader]
+    sha256 = hashlib.sha256((root / WEIGHTS).read_bytes()).hexdigest()
+    assert verdict(writer, native, root) == "sound"
+    [record] = (tmp_path / "hashes").iterdir()
+    assert record.read_text() == record_line(root / WEIGHTS, sha256)
+    flip(root / WEIGHTS)
+    assert verdict(reader, native, root) == "file-hash"
+    assert write_record(tmp_path, root / WEIGHTS, sha256) == record
+    assert verdict(reader, native, root) == "sound"
+    assert verdict(reader, native, root, "full") == "file-hash"
+
+
+def test_no_change_and_no_damaged_record_deceives_cpp(
+    native: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CTX_RUNTIME_CACHE", str(tmp_path / "cache"))
+    root = write_recordable_bundle(tmp_path / "bundle")
+    sha256 = hashlib.sha256((root / WEIGHTS).read_bytes()).hexdigest()
+    for change in CHANGES:
+        write_record(tmp_path / "cache", root / WEIGHTS, sha256)
+        change(root / WEIGHTS)
+        assert refusals(native, [root]) == ["file-hash"], change
+        change(root / WEIGHTS)  # the same byte again, back to what it was
+    flip(root / WEIGHTS)
+    for index, damage in enumerate(DAMAGES):
+        monkeypatch.setenv("CTX_RUNTIME_CACHE", str(tmp_path / str(index)))
+        record = write_record(tmp_path / str(index), root / WEIGHTS, sha256)
+        assert refusals(native, [root]) == ["sound"]
+        damage(record)
+        assert refusals(native, [root]) == ["file-hash"], index
+
+
 def test_an_installed_package_is_found(native: Path, minilm: Path, tmp_path: Path) -> None:
     """Installs, builds the samples outside of the tree against the package, as their READMEs say, and runs them."""
     checked("cmake", "--install", native, "--prefix", tmp_path / "prefix")
@@ -221,14 +292,14 @@ def test_four_buckets_take_little_more_memory_than_one(native: Path, tmp_path: P
     assert all_open <= 1.25 * one, f"PSS of one session {one} KiB, of four {all_open} KiB"
 
 
-def refusals(build_folder: Path, roots: list[Path]) -> list[str]:
+def refusals(build_folder: Path, roots: list[Path], *arguments: str) -> list[str]:
     paths = "\n".join(map(str, roots)) + "\n"
-    return checked(build_folder / "tests" / "ctxrt_refusals", input=paths).splitlines()
+    return checked(build_folder / "tests" / "ctxrt_refusals", *arguments, input=paths).splitlines()
 
 
-def verdict_of_python(root: Path) -> str:
+def verdict_of_python(root: Path, check: Check = "changed") -> str:
     try:
-        Bundle.open(root)
+        Bundle.open(root, check=check)
     except BundleError as error:
         return error.code
     return "sound"
@@ -236,8 +307,6 @@ def verdict_of_python(root: Path) -> str:
 
 def write_listed(root: Path, path: str, data: bytes) -> None:
     """Writes a file and lists it again with its new size and hash."""
-    import hashlib
-
     (root / path).write_bytes(data)
     manifest = json.loads((root / "manifest.json").read_text())
     [record] = [record for record in manifest["files"] if record["path"] == path]

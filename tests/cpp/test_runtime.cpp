@@ -109,15 +109,6 @@ TEST_F(OnTiny, SharedWeightsChangeNoAnswer) {
   EXPECT_TRUE(shared->stats().pool.fallbacks.empty());
 }
 
-TEST_F(OnTiny, AnOverlappedCheckChangesNoAnswer) {
-  core::Runtime::Options overlapped;
-  overlapped.verify = core::Verify::overlapped;
-  TemporaryFolder other;
-  const auto early = core::Runtime::open(make_bundle(other.path(), Json::object()), overlapped);
-  ASSERT_TRUE(early) << early.error().message;
-  EXPECT_EQ(pooled(**early, request(33, 1)), pooled(*open(), request(33, 1)));
-}
-
 TEST_F(OnTiny, ACancelledRunEndsWithItsOwnError) {
   const auto runtime = open();
   core::CancelToken token;

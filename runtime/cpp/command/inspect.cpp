@@ -82,7 +82,7 @@ core::Result<int> inspect(const Arguments& arguments) {
 }
 
 core::Result<int> verify(const Arguments& arguments) {
-  CTXRT_ASSIGN(const auto bundle, core::open_bundle(arguments.bundle));
+  CTXRT_ASSIGN(const auto bundle, core::open_bundle(arguments.bundle, core::Check::full));
   CTXRT_ASSIGN(const auto report, core::verify(bundle, {{}, bundle.manifest.share_weights, std::nullopt}));
   if (arguments.has("--json")) {
     auto cases = nlohmann::ordered_json::array();

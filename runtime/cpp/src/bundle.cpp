@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <future>
 #include <iterator>
 #include <optional>
 #include <set>
@@ -9,6 +10,7 @@
 
 #include "bundle_tree.h"
 #include "golden_vectors.h"
+#include "hash_records.h"
 #include "manifest_reader.h"
 #include "onnx_scan.h"
 #include "sha256.h"
@@ -57,20 +59,21 @@ Status check_references(const Manifest& manifest) {
   return Unit{};
 }
 
-Status check_hash(const Path& root, const FileRecord& record) {
-  const auto found = sha256_file(root / record.path);
-  if (!found) return bundle_error("file-missing", found.error().message);
-  if (*found != record.sha256) {
+Status check_hash(const Path& root, const FileRecord& record, bool recorded) {
+  const auto equal = has_sha256(root / record.path, record.sha256, recorded);
+  if (!equal) return bundle_error("file-missing", equal.error().message);
+  if (!*equal) {
     return bundle_error("file-hash", record.path + " differs from what the build wrote", "copy the bundle again");
   }
   return Unit{};
 }
 
 // Hashes the weight file, the one that takes long, on a thread of its own.
-std::shared_future<Status> check_weights(const Bundle& bundle) {
+std::future<Status> check_weights(const Bundle& bundle, bool recorded) {
   for (const auto& record : bundle.manifest.files) {
     if (record.path != bundle.manifest.weights) continue;
-    return std::async(std::launch::async, [root = bundle.root, record] { return check_hash(root, record); });
+    return std::async(std::launch::async,
+                      [root = bundle.root, record, recorded] { return check_hash(root, record, recorded); });
   }
   return {};
 }
@@ -83,7 +86,8 @@ Status check_hashes(const Path& root, const Manifest& manifest) {
   std::vector<Status> found(files.size(), Unit{});
   std::atomic<std::size_t> next{0};
   const auto work = [&] {
-    for (auto index = next++; index < files.size(); index = next++) found[index] = check_hash(root, files[index]);
+    for (auto index = next++; index < files.size(); index = next++)
+      found[index] = check_hash(root, files[index], false);
   };
   {
     std::vector<std::jthread> helpers;
@@ -165,7 +169,7 @@ Status check_graphs(Bundle& bundle) {
 
 }  // namespace
 
-Result<Bundle> open_bundle(const Path& path, Verify verify) {
+Result<Bundle> open_bundle(const Path& path, Check check) {
   const auto not_a_bundle = [&] {
     return bundle_error("not-a-bundle",
                         text("'", path.string(), "' is not a bundle: it has no manifest.json that can be read"),
@@ -185,8 +189,9 @@ Result<Bundle> open_bundle(const Path& path, Verify verify) {
   CTXRT_CHECK(check_buckets(bundle.manifest));
   CTXRT_CHECK(check_references(bundle.manifest));
   CTXRT_CHECK(check_tree(bundle.root, bundle.manifest));
-  if (verify != Verify::sizes) {
-    bundle.weights_hash = check_weights(bundle);
+  std::future<Status> weights;
+  if (check != Check::sizes) {
+    weights = check_weights(bundle, check == Check::changed);
     CTXRT_CHECK(check_hashes(bundle.root, bundle.manifest));
   }
   CTXRT_CHECK(check_graphs(bundle));
@@ -196,7 +201,7 @@ Result<Bundle> open_bundle(const Path& path, Verify verify) {
   if (const auto& fusion = bundle.manifest.fusion; fusion && fusion->golden) {
     CTXRT_CHECK(read_golden(bundle.path(*fusion->golden), bundle.manifest, bundle.manifest.max_length() + 1));
   }
-  if (verify == Verify::full) CTXRT_CHECK(bundle.weights_checked());
+  if (weights.valid()) CTXRT_CHECK(weights.get());
   return bundle;
 }
 

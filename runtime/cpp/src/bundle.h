@@ -3,7 +3,6 @@
 // A bundle never changes in place: a new one is written beside it and renamed. The reader relies on that.
 #pragma once
 
-#include <future>
 #include <map>
 #include <string>
 #include <vector>
@@ -20,18 +19,14 @@ struct Bundle {
   Manifest manifest;
   std::string manifest_sha256;                              // of the bytes of manifest.json; it names the bundle
   std::map<std::string, std::vector<StoredTensor>> stored;  // by graph: its tensors in the weight file
-  std::shared_future<Status> weights_hash;                  // the check of the weight file, which may be under way
 
-  // Whether the weight file is known to be the one that the build wrote; waits for the check.
-  Status weights_checked() const { return weights_hash.valid() ? weights_hash.get() : Status(Unit{}); }
   Path path(const std::string& relative) const { return root / relative; }
 };
 
-// `overlapped` leaves the weight file's hash to a thread of its own: nothing may run before `Bundle::weights_checked`.
-// `sizes` leaves out all hashes, for a bundle that this machine has checked before.
-enum class Verify { full, overlapped, sizes };
+// What is hashed at opening: all but weights that are recorded and have not changed since; all; nothing.
+enum class Check { changed, full, sizes };
 
 // Checks the bundle at `path`, which may be a link to it; the error's code says which rule it breaks.
-Result<Bundle> open_bundle(const Path& path, Verify verify = Verify::full);
+Result<Bundle> open_bundle(const Path& path, Check check = Check::changed);
 
 }  // namespace ctxrt::core

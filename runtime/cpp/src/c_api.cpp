@@ -105,8 +105,8 @@ Result<core::Runtime::Options> options_of(const ctxrt_options* given) {
   if (given == nullptr) return options;
   if (given->share_weights == CTXRT_SHARE_MMAP) options.share_weights = core::ShareWeights::mmap;
   if (given->share_weights == CTXRT_SHARE_OFF) options.share_weights = core::ShareWeights::off;
-  if (given->check == CTXRT_CHECK_SIZES) options.verify = core::Verify::sizes;
-  if (given->check == CTXRT_CHECK_OVERLAPPED) options.verify = core::Verify::overlapped;
+  if (given->check == CTXRT_CHECK_FULL) options.check = core::Check::full;
+  if (given->check == CTXRT_CHECK_SIZES) options.check = core::Check::sizes;
   if (given->min_quality != 0) options.min_quality = given->min_quality;
   if (given->session_budget != 0) {
     constexpr std::uint64_t most = std::uint64_t{1} << 62;

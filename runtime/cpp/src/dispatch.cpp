@@ -34,7 +34,6 @@ Result<Dispatcher::Lease> Dispatcher::session(const Bucket& bucket, GraphForm fo
     }
     if (failure.empty()) {
       auto lease = enter(key, bucket, form, backend);
-      CTXRT_CHECK(opener_.weights_checked());
       const bool may_fall_back =
           !lease && (lease.error().kind == ErrorKind::backend || lease.error().kind == ErrorKind::missing_part);
       if (!may_fall_back) return lease;

@@ -23,9 +23,6 @@ class Opener {
   // engine file.
   std::string key(const Bucket& bucket, GraphForm form, Backend backend) const;
 
-  // Sessions may be opened before this is known, and run afterwards.
-  Status weights_checked() const { return bundle_.weights_checked(); }
-
   // The graphs of a fusion run on ONNX Runtime alone, and not on TensorRT-RTX in it.
   // `backend` or `missing_part` where the backend is not there or refuses the graph or the engine, `memory_budget`
   // where there is not enough memory. `on_fallback` is told why weights are not shared where they should be.

@@ -6,6 +6,7 @@
 #include <cstdlib>
 #include <filesystem>
 
+#include "environment.h"
 #include "utf8.h"
 
 namespace ctxrt::core {
@@ -16,11 +17,6 @@ namespace fs = std::filesystem;
 // The oldest version of the API that has every function used here.
 constexpr std::uint32_t kOldestApi = 17;
 constexpr std::size_t kMaxMessage = 500;
-
-std::string from_environment(const char* name) {
-  const char* value = std::getenv(name);
-  return value == nullptr ? "" : value;
-}
 
 // The library in the wheel of the environment that a Python program belongs to; empty if there is none.
 std::string in_wheel(const fs::path& python) {

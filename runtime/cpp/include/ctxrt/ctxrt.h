@@ -88,9 +88,10 @@ typedef enum ctxrt_share_weights {
 } ctxrt_share_weights;
 
 typedef enum ctxrt_check {
-  CTXRT_CHECK_FULL = 0,            /* all of FORMAT.md */
-  CTXRT_CHECK_SIZES = 1,           /* all but the hashes, for a bundle that this machine has checked before */
-  CTXRT_CHECK_OVERLAPPED = 2,      /* all; the first run, not ctxrt_open, waits for the weights' hash and tells it */
+  CTXRT_CHECK_CHANGED = 0,         /* all of FORMAT.md; the user's own record of the hash of weights is believed until
+                                    * their file changes */
+  CTXRT_CHECK_FULL = 1,            /* the same, without records: everything is hashed */
+  CTXRT_CHECK_SIZES = 2,           /* all but the hashes, for a bundle that was just written */
   CTXRT_CHECK_ANY_INT = 0x7fffffff /* keeps every int readable */
 } ctxrt_check;
 
