@@ -11,16 +11,14 @@ namespace ctxrt::tests {
 namespace {
 
 class CApi : public testing::Test {
-protected:
-  std::string bundle() const {
-    return make_bundle(folder_.path(), Json::object()).string();
-  }
+ protected:
+  std::string bundle() const { return make_bundle(folder_.path(), Json::object()).string(); }
 
   TemporaryFolder folder_;
 };
 
 TEST_F(CApi, ARefusedBundleHasItsCode) {
-  ctxrt_runtime *runtime = nullptr;
+  ctxrt_runtime* runtime = nullptr;
   EXPECT_EQ(ctxrt_open("/nowhere", nullptr, &runtime), CTXRT_ERROR_BUNDLE);
   EXPECT_STREQ(ctxrt_error_code(), "not-a-bundle");
   EXPECT_NE(std::strlen(ctxrt_error_message()), 0U);
@@ -29,26 +27,23 @@ TEST_F(CApi, ARefusedBundleHasItsCode) {
 }
 
 TEST_F(CApi, NullPointersAndUnknownNamesAreInputErrors) {
-  ctxrt_runtime *runtime = nullptr;
+  ctxrt_runtime* runtime = nullptr;
   EXPECT_EQ(ctxrt_open(nullptr, nullptr, &runtime), CTXRT_ERROR_INPUT);
   EXPECT_EQ(ctxrt_open("x", nullptr, nullptr), CTXRT_ERROR_INPUT);
-  const char *backend = "abacus";
-  const ctxrt_options options{CTXRT_SHARE_DEFAULT, 0, &backend, 1,
-                              CTXRT_CHECK_FULL,    0};
+  const char* backend = "abacus";
+  const ctxrt_options options{CTXRT_SHARE_DEFAULT, 0, &backend, 1, CTXRT_CHECK_FULL, 0};
   EXPECT_EQ(ctxrt_open("x", &options, &runtime), CTXRT_ERROR_INPUT);
-  ASSERT_EQ(ctxrt_open(bundle().c_str(), nullptr, &runtime), CTXRT_OK)
-      << ctxrt_error_message();
-  ctxrt_result *result = nullptr;
+  ASSERT_EQ(ctxrt_open(bundle().c_str(), nullptr, &runtime), CTXRT_OK) << ctxrt_error_message();
+  ctxrt_result* result = nullptr;
   const ctxrt_inputs none{nullptr, 1};
   EXPECT_EQ(ctxrt_run(runtime, &none, nullptr, &result), CTXRT_ERROR_INPUT);
   const std::int64_t ids[]{1, 2}, shape[]{2}, negative[]{-2};
-  for (const ctxrt_tensor &tensor :
-       {ctxrt_tensor{nullptr, CTXRT_INT64, shape, 1, ids},
-        {"input_ids", CTXRT_INT64, nullptr, 1, ids},
-        {"input_ids", CTXRT_INT64, negative, 1, ids},
-        {"input_ids", CTXRT_INT64, shape, 1, nullptr},
-        {"input_ids", static_cast<ctxrt_dtype>(17), shape, 1, ids},
-        {"ids", CTXRT_INT64, shape, 1, ids}}) {
+  for (const ctxrt_tensor& tensor : {ctxrt_tensor{nullptr, CTXRT_INT64, shape, 1, ids},
+                                     {"input_ids", CTXRT_INT64, nullptr, 1, ids},
+                                     {"input_ids", CTXRT_INT64, negative, 1, ids},
+                                     {"input_ids", CTXRT_INT64, shape, 1, nullptr},
+                                     {"input_ids", static_cast<ctxrt_dtype>(17), shape, 1, ids},
+                                     {"ids", CTXRT_INT64, shape, 1, ids}}) {
     const ctxrt_inputs inputs{&tensor, 1};
     EXPECT_EQ(ctxrt_run(runtime, &inputs, nullptr, &result), CTXRT_ERROR_INPUT);
   }
@@ -57,19 +52,16 @@ TEST_F(CApi, NullPointersAndUnknownNamesAreInputErrors) {
 }
 
 TEST_F(CApi, HashesMayBeLeftOut) {
-  const Json wrong_hash{{"manifest",
-                         {{{"op", "replace"},
-                           {"path", "/files/0/sha256"},
-                           {"value", std::string(64, '0')}}}}};
+  const Json wrong_hash{
+      {"manifest", {{{"op", "replace"}, {"path", "/files/0/sha256"}, {"value", std::string(64, '0')}}}}};
   const std::string path = make_bundle(folder_.path(), wrong_hash).string();
-  ctxrt_runtime *runtime = nullptr;
+  ctxrt_runtime* runtime = nullptr;
   for (const auto check : {CTXRT_CHECK_CHANGED, CTXRT_CHECK_FULL}) {
     const ctxrt_options options{CTXRT_SHARE_DEFAULT, 0, nullptr, 0, check, 0};
     EXPECT_EQ(ctxrt_open(path.c_str(), &options, &runtime), CTXRT_ERROR_BUNDLE);
     EXPECT_STREQ(ctxrt_error_code(), "file-hash");
   }
-  const ctxrt_options options{CTXRT_SHARE_DEFAULT, 0, nullptr, 0,
-                              CTXRT_CHECK_SIZES,   0};
+  const ctxrt_options options{CTXRT_SHARE_DEFAULT, 0, nullptr, 0, CTXRT_CHECK_SIZES, 0};
   EXPECT_EQ(ctxrt_open(path.c_str(), &options, &runtime), CTXRT_OK);
   ctxrt_close(runtime);
 }
@@ -90,15 +82,13 @@ TEST_F(CApi, AResultOutlivesItsRuntime) {
   const std::vector<std::int64_t> ids{5, 6, 7};
   {
     Runtime runtime(bundle());
-    result = std::make_unique<Result>(
-        runtime.run({input<std::int64_t>("input_ids", ids, {3})}));
+    result = std::make_unique<Result>(runtime.run({input<std::int64_t>("input_ids", ids, {3})}));
   }
   EXPECT_EQ(result->output("hidden").values<float>().size(), 12U);
   EXPECT_EQ(result->dispatch().length, 3);
   EXPECT_STREQ(result->dispatch().bucket, "ctx-16");
   EXPECT_THROW(result->output("nothing"), Failure);
-  EXPECT_THROW(result->output("hidden").values<double>(),
-               std::invalid_argument);
+  EXPECT_THROW(result->output("hidden").values<double>(), std::invalid_argument);
 }
 
 TEST_F(CApi, TheFaceTellsWhatRan) {
@@ -107,9 +97,8 @@ TEST_F(CApi, TheFaceTellsWhatRan) {
   EXPECT_EQ(runtime.max_length(), 48);
   EXPECT_EQ(runtime.manifest_sha256().size(), 64U);
   const std::vector<std::int64_t> ids(20, 9);
-  const std::vector<std::vector<Input>> inputs{
-      {input<std::int64_t>("input_ids", ids, {20})},
-      {input<std::int64_t>("input_ids", ids, {2, 10})}};
+  const std::vector<std::vector<Input>> inputs{{input<std::int64_t>("input_ids", ids, {20})},
+                                               {input<std::int64_t>("input_ids", ids, {2, 10})}};
   const auto results = runtime.run_many(inputs);
   ASSERT_EQ(results.size(), 2U);
   EXPECT_EQ(results[1].rows(), 2U);
@@ -126,10 +115,10 @@ TEST_F(CApi, TheFaceTellsWhatRan) {
   try {
     runtime.run(inputs[0], &cancel);
     FAIL();
-  } catch (const Failure &failure) {
+  } catch (const Failure& failure) {
     EXPECT_EQ(failure.status(), CTXRT_ERROR_CANCELLED);
   }
 }
 
-} // namespace
-} // namespace ctxrt::tests
+}  // namespace
+}  // namespace ctxrt::tests
