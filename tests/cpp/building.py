@@ -16,28 +16,20 @@ import pytest
 ROOT = Path(__file__).parents[2]
 SOURCE = ROOT / "runtime" / "cpp"
 BUILD = ROOT / "build"
-ENVIRONMENT = {**os.environ, "CTXRT_PYTHON": sys.executable, "PYTHON": sys.executable}
+ENVIRONMENT = {"CTXRT_PYTHON": sys.executable, "PYTHON": sys.executable}
 _PACKAGES = {
     "gtest/gtest.h": "libgtest-dev",
     "nlohmann/json.hpp": "nlohmann-json3-dev",
     "openssl/evp.h": "libssl-dev",
     "zlib.h": "zlib1g-dev",
 }
-_FROM_SCRATCH = (
-    "-DCMAKE_UNITY_BUILD=ON",
-    "-DCMAKE_UNITY_BUILD_BATCH_SIZE=0",
-    "-DCMAKE_BUILD_TYPE=Debug",
-    "-DCMAKE_CXX_FLAGS_DEBUG=-O1",
-)
-"""How a new folder is built: a target at once, the headers of others once each, and few optimisations. Who works on
-the sources makes the folder with their own settings before, and they are kept."""
 _DTYPES = [np.dtype(name) for name in ("float32", "float16", "int64", "int32", "bool", "float64")]
 
 
 def run(*command: str | Path, timeout: int = 1500, **options: object) -> subprocess.CompletedProcess[str]:
     line = [str(part) for part in command]
     return subprocess.run(
-        line, check=False, capture_output=True, text=True, timeout=timeout, env=ENVIRONMENT, **options
+        line, check=False, capture_output=True, text=True, timeout=timeout, env=os.environ | ENVIRONMENT, **options
     )
 
 
@@ -68,13 +60,8 @@ def build(*, sanitized: bool = False, target: str = "all") -> Path:
     """The build folder, up to date; skips the test where there is no compiler."""
     if (reason := missing()) is not None:
         pytest.skip(reason)
-    folder = BUILD / ("cpp-sanitized" if sanitized else "cpp")
-    settings = ["-DCTXRT_TESTS=ON", f"-DCTXRT_SANITIZE={'ON' if sanitized else 'OFF'}"]
-    if not (folder / "CMakeCache.txt").exists():
-        settings += [*_FROM_SCRATCH, *(["-G", "Ninja"] if shutil.which("ninja") else [])]
-    checked("cmake", "-S", SOURCE, "-B", folder, *settings)
-    checked("cmake", "--build", folder, "-j", "2", "--target", target)
-    return folder
+    checked(ROOT / "scripts" / "build-cpp", *(["--sanitized"] if sanitized else []), target)
+    return BUILD / ("cpp-sanitized" if sanitized else "cpp")
 
 
 class _Tensor(ctypes.Structure):
