@@ -1,5 +1,9 @@
 """A corpus through Ray Data answers as `Runtime.run` does, row by row."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -62,3 +66,15 @@ def test_an_output_that_the_bundle_lacks_is_refused_before_anything_runs(data, r
 
     with pytest.raises(InputError, match="has no output 'logits'"):
         embed_dataset(data.from_items([{"text": "w1"}]), runtime.bundle.root, outputs=["logits"])
+
+
+def test_the_sample_writes_a_vector_for_each_paragraph(data, runtime, tmp_path):
+    program = Path(__file__).parents[2] / "samples/08-offline-corpus/embed.py"
+    line = [sys.executable, program, runtime.bundle.root, tmp_path / "embedded"]
+    done = subprocess.run(list(map(str, line)), capture_output=True, text=True, check=False)
+    assert "61 paragraphs in " in done.stdout, done.stdout + done.stderr
+    rows = data.read_parquet(str(tmp_path / "embedded")).take_all()
+    assert len(rows) == 61
+    for row in rows:
+        expected = runtime.run_text(row["text"]).outputs["pooled"]
+        np.testing.assert_allclose(np.ravel(row["pooled"]), expected, atol=1e-6)
