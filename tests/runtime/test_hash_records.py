@@ -12,8 +12,10 @@ from pathlib import Path
 import pytest
 
 from ctx_runtime import hash_records
+from ctx_runtime.bundle import Bundle
 from ctx_runtime.hash_records import has_sha256
-from tests.fixtures.hash_records import CHANGES, DAMAGES, record_line
+from tests.fixtures.bundles import write_tiny_bundle
+from tests.fixtures.hash_records import CHANGES, DAMAGES, record_at_once, record_line, spy_on_hashing
 
 CONTENT = bytes(range(256)) * 4096
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
@@ -33,16 +35,7 @@ def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def hashed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The files that were hashed, by name."""
-    names: list[str] = []
-    sha256 = hash_records._sha256
-
-    def spy(opened: object) -> str:
-        names.append(Path(opened.name).name)
-        return sha256(opened)
-
-    monkeypatch.setattr(hash_records, "_sha256", spy)
-    return names
+    return spy_on_hashing(monkeypatch)
 
 
 def record_of(file: Path) -> Path:
@@ -122,6 +115,24 @@ def test_a_file_that_changes_while_it_is_hashed_is_not_recorded(file: Path, monk
     monkeypatch.setattr(hash_records, "_sha256", touch_after)
     assert has_sha256(file, SHA256, recorded=True)
     assert not list((file.parent / "cache" / "hashes").iterdir())
+
+
+def test_a_bundle_opens_with_its_weights_hashed_once(
+    tmp_path: Path, hashed: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record_at_once(monkeypatch, tmp_path / "cache")
+    root = write_tiny_bundle(tmp_path / "bundle")
+    every_file = sorted(path.name for path in root.rglob("*.*") if path.name != "manifest.json")
+    for check, expected in (
+        ("full", every_file),
+        ("changed", every_file),
+        ("changed", [name for name in every_file if name != "weights.bin"]),
+        ("full", every_file),
+        ("sizes", []),
+    ):
+        hashed.clear()
+        Bundle.open(root, check=check)
+        assert sorted(hashed) == expected
 
 
 def test_a_cache_that_cannot_be_written_does_no_harm(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:

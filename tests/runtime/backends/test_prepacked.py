@@ -10,6 +10,7 @@ from ctx_runtime.backends import prepacked
 from ctx_runtime.backends.onnxruntime import OrtSession
 from ctx_runtime.backends.prepacked import prepacked_graph
 from tests.fixtures.bundles import expected, write_tiny_bundle
+from tests.fixtures.hash_records import record_at_once, spy_on_hashing
 
 IDS = np.array([[3, 4, 5]])
 GRAPH = "graphs/ctx-48.unmasked.onnx"
@@ -44,6 +45,17 @@ def test_it_is_made_once(bundle, cache, monkeypatch):
     path = prepacked_graph(bundle, graph(bundle))
     monkeypatch.setattr(prepacked, "_repack", lambda *_: pytest.fail("made again"))
     assert prepacked_graph(bundle, graph(bundle)) == path
+
+
+def test_its_weights_are_hashed_once_unless_everything_is(bundle, cache, monkeypatch):
+    record_at_once(monkeypatch, cache)
+    for _ in range(2):
+        prepacked_graph(bundle, graph(bundle))
+    hashed = spy_on_hashing(monkeypatch)
+    prepacked_graph(bundle, graph(bundle))
+    assert hashed == ["graph.onnx"]
+    prepacked_graph(Bundle.open(bundle.root, check="full"), graph(bundle))
+    assert hashed.count("weights.bin") == 2  # the bundle's and the cached one
 
 
 def test_graphs_of_one_network_share_one_file_of_weights(bundle, cache):
