@@ -7,7 +7,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from ctx_export.costs import MeasuredLatency
+from ctx_export.costs import DEFAULT_LATENCY, AnalyticLatency, Latency, MeasuredLatency
 from ctx_runtime.bucket import Tokens
 from ctx_runtime.errors import InputError, first_problem
 from ctx_runtime.manifest import Activation
@@ -127,6 +127,28 @@ def read_bench(path: Path) -> BenchReport:
             f"{path}: {first_problem(error)}",
             hint="expected what ctx-export bench BUNDLE -o writes",
         ) from None
+
+
+def read_latency(cost: str | None) -> tuple[Latency, BenchReport | None]:
+    """The latency that `--cost` names, and the benchmark that it comes from.
+
+    Args:
+        cost: the file of a benchmark, or three numbers with commas between: fixed, linear, quadratic, in milliseconds;
+            None: that of a small encoder.
+
+    Raises:
+        InputError: neither.
+    """
+    if cost is None:
+        return DEFAULT_LATENCY, None
+    numbers = cost.split(",")
+    if len(numbers) != 3:
+        bench = read_bench(Path(cost))
+        return bench.measured_latency(), bench
+    try:
+        return AnalyticLatency(*map(float, numbers)), None
+    except ValueError:
+        raise InputError(f"{cost!r} is not three numbers", hint="--cost FIXED,LINEAR,QUADRATIC, milliseconds") from None
 
 
 def write_bench(report: BenchReport, path: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from ctx_export import __version__, bench_cli, planning_cli, report_cli, triton_cli
+from ctx_export import __version__, bench_cli, capacity_cli, planning_cli, report_cli, triton_cli
 from ctx_export.console import BundlePath, Debug, Json, errors, print_json, progress, stdout
 from ctx_export.evaluation_cli import evaluate
 from ctx_export.reports import parity_summary
@@ -181,6 +181,7 @@ app.command(epilog="Example: [bold]ctx-export train ./minilm --task token-classi
 
 
 app.command(epilog=planning_cli.EPILOG)(planning_cli.plan)
+app.command(epilog=capacity_cli.EPILOG)(capacity_cli.capacity)
 app.command(epilog=bench_cli.EPILOG)(bench_cli.bench)
 app.command(epilog=report_cli.EPILOG)(report_cli.report)
 app.command(epilog=triton_cli.EPILOG)(triton_cli.triton)

@@ -10,10 +10,10 @@ import typer
 from rich.console import Group
 from rich.table import Table
 
-from ctx_export.bench_report import BenchReport, read_bench
+from ctx_export.bench_report import BenchReport, read_latency
 from ctx_export.boundaries import MemoryLimit
 from ctx_export.console import Debug, Json, errors, print_json, progress, stdout
-from ctx_export.costs import DEFAULT_LATENCY, AnalyticLatency, CostModel, Latency, PaddingRule
+from ctx_export.costs import CostModel, PaddingRule
 from ctx_export.planned_profile import DEFAULTS, overlap_for, planned_profile, write_profile
 from ctx_export.planning import Budget, Plan, cut_long, plan_buckets
 from ctx_export.profiles import load_profile
@@ -88,7 +88,7 @@ def plan(
         read = histogram = read_traffic(traffic, column=column, tokenizer=tokenizer, split=split)
         if max_length is not None:
             histogram = cut_long(read, max_length, overlap_for(base, max_length))
-        latency, bench = _latency(cost)
+        latency, bench = read_latency(cost)
         limits = Budget(buckets, build_seconds=build_budget, bucket_seconds=bucket_seconds)
         limits = _with_sizes(limits, bench, memory_budget, disk_budget, batch)
         model = CostModel(latency, padding, batch)
@@ -105,20 +105,6 @@ def plan(
         print_json({"profile": str(output)} | made.to_json())
     else:
         stdout.print(_plan_tables(made, output, min_gain))
-
-
-def _latency(cost: str | None) -> tuple[Latency, BenchReport | None]:
-    """The latency that `--cost` names, and the benchmark that it comes from."""
-    if cost is None:
-        return DEFAULT_LATENCY, None
-    numbers = cost.split(",")
-    if len(numbers) != 3:
-        bench = read_bench(Path(cost))
-        return bench.measured_latency(), bench
-    try:
-        return AnalyticLatency(*map(float, numbers)), None
-    except ValueError:
-        raise InputError(f"{cost!r} is not three numbers", hint="--cost FIXED,LINEAR,QUADRATIC, milliseconds") from None
 
 
 def _with_sizes(
