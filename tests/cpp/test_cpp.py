@@ -89,7 +89,7 @@ def assert_equal_bits(actual: dict[str, np.ndarray], expected: dict[str, np.ndar
 def lengths_of(runtime: Runtime, count: int, longest: int) -> np.ndarray:
     """`(count,)`, sorted: the edges of every bucket, and 1 ... `longest`, most of them short."""
     edges = [bucket.max_length + step for bucket in runtime.bundle.manifest.buckets for step in (-1, 0, 1)]
-    spread = float(longest) ** np.linspace(0, 1, count - len(edges)) ** 2
+    spread = float(longest) ** np.linspace(0, 1, count - len(edges)) ** 4
     return np.sort(np.concatenate([edges, np.round(spread).astype(int)]))
 
 
