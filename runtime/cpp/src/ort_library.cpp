@@ -97,11 +97,15 @@ Result<const OrtLibrary*> OrtLibrary::get() {
 Status OrtLibrary::check(OrtStatus* status, const std::string& what) const {
   if (status == nullptr) return Unit{};
   const std::string message = one_line(api_->GetErrorMessage(status));
+  const bool refused = api_->GetErrorCode(status) == ORT_INVALID_ARGUMENT;
   api_->ReleaseStatus(status);
   const bool memory = message.find("allocate") != std::string::npos || message.find("bad_alloc") != std::string::npos;
   if (memory) {
     return Error{ErrorKind::memory_budget, text(what, ": no memory left (", message, ")"),
                  "run shorter inputs or smaller batches", ""};
+  }
+  if (refused && message.find("while running") != std::string::npos) {  // dtypes and shapes are right, a number is not
+    return input_error(text(what, " on the values of an input: ", message), "are all token ids in the vocabulary?");
   }
   return backend_error(text(what, ": ", message));
 }

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ctx_runtime.errors import BackendError, CtxError, MemoryBudgetError, MissingExtraError
+from ctx_runtime.errors import BackendError, CtxError, InputError, MemoryBudgetError, MissingExtraError
 from ctx_runtime.resource_profile import BackendName
 
 try:
@@ -23,6 +23,8 @@ PROVIDERS: dict[BackendName, str] = {
     "onnxruntime-tensorrt": "TensorrtExecutionProvider",
     "onnxruntime-tensorrt-rtx": "NvTensorRTRTXExecutionProvider",
 }
+_BAD_VALUES = "INVALID_ARGUMENT : Non-zero status code returned while running"
+"""What ONNX Runtime says where inputs of the right dtype and shape hold numbers that a node can't take."""
 
 
 class OrtSession:
@@ -144,4 +146,6 @@ def _translated(error: Exception, what: str) -> CtxError:
     line = " ".join(text.encode("utf-8", "replace").decode().split())[:500]
     if isinstance(error, MemoryError) or "allocate" in line or "bad_alloc" in line:
         return MemoryBudgetError(f"{what}: no memory left ({line})", hint="run shorter inputs or smaller batches")
+    if _BAD_VALUES in line:
+        return InputError(f"{what} on the values of an input: {line}", hint="are all token ids in the vocabulary?")
     return BackendError(f"{what}: {line}")
