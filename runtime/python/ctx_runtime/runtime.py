@@ -9,7 +9,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, overload
 
-import numpy as np
 from numpy.typing import ArrayLike
 
 from ctx_runtime.bundle import Bundle, Check
@@ -180,7 +179,7 @@ class Runtime:
         self._check_runs()
         if timeout_s is not None and not 0 <= timeout_s <= _LONGEST_TIMEOUT_S:
             raise InputError(f"timeout_s: expected seconds from 0 to {_LONGEST_TIMEOUT_S:g}, got {timeout_s!r}")
-        rows, batched = self._read({name: np.array(array) for name, array in inputs.items()})
+        rows, batched = self._read(inputs)
         return self._scheduler.submit(rows, batched=batched, timeout_s=timeout_s)
 
     def drain(self, timeout_s: float | None = None) -> bool:

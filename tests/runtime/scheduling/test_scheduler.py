@@ -50,6 +50,8 @@ def test_an_input_is_checked_in_the_caller_and_copied(held):
     runtime, batches, _ = held
     with pytest.raises(InputError, match="unknown input"):
         runtime.submit({"tokens": [1, 2]})
+    with pytest.raises(InputError, match="not an array"):
+        runtime.submit({"input_ids": [[1, 2], [3]]})
     with pytest.raises(InputError, match="timeout_s"):
         runtime.submit(ids(3), timeout_s=-1)
     tokens = ids(7)["input_ids"]

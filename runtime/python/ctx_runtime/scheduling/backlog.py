@@ -20,7 +20,6 @@ class Backlog:
     Attributes:
         waiting: requests that have not begun, oldest first.
         queue: jobs of requests that wait or run.
-        refused: requests that were not accepted.
     """
 
     def __init__(self) -> None:

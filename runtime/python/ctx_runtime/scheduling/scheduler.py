@@ -51,14 +51,14 @@ class Scheduler:
         self._work, self._sooner, self._ended = (threading.Condition(self._lock) for _ in range(3))
 
     def submit(self, rows: Sequence[Row], *, batched: bool, timeout_s: float | None) -> Request:
-        """Queue the rows of one input.
+        """Queue the rows of one input, which are copied.
 
         Raises:
             OverloadError: as many requests wait as may.
             CtxError: the scheduler drains or is closed.
             TooLongError, MemoryBudgetError, TimeBudgetError, QualityError: no bucket may run a row.
         """
-        plans = [self._execution.plan(row) for row in rows]
+        plans = [self._execution.plan(_copied(row)) for row in rows]
         now = time.monotonic()
         deadline = _NEVER if timeout_s is None else now + timeout_s
         request = Request(plans, batched=batched, arrived=now, deadline=deadline, withdraw=self._withdraw)
@@ -216,6 +216,10 @@ class Scheduler:
                 if not overdue and not self._closed:
                     self._sooner.wait(None if self._next_deadline == _NEVER else self._next_deadline - now)
             self._fail(overdue, map(_missed, overdue))
+
+
+def _copied(row: Row) -> Row:
+    return Row({name: array.copy() for name, array in row.arrays.items()}, row.length)
 
 
 def _closed() -> CtxError:
