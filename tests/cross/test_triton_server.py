@@ -76,5 +76,5 @@ def test_requests_of_different_lengths_are_batched_by_the_server_and_answered_ea
 
 
 def test_a_refusal_is_the_runtimes_own(client):
-    with pytest.raises(http.InferenceServerException, match="negative token id"):
+    with pytest.raises(http.InferenceServerException, match=r"\[400\] input 'input_ids' has a negative token id"):
         client.infer("tiny", tensors(input_ids=-tokens(1, 5)))

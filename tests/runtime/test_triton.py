@@ -45,7 +45,7 @@ def test_a_request_that_is_refused_leaves_the_others_alone(model, monkeypatch):
     stand_in(monkeypatch)
     good, bad = loaded(model).execute([{"input_ids": ids(5)}, {"input_ids": -ids(5)}])
     assert good.error is None and good.output_tensors[0].array.shape == (1, 5, 4)
-    assert str(bad.error) == "input 'input_ids' has a negative token id"
+    assert bad.error.args == ("input 'input_ids' has a negative token id", 400)
 
 
 def test_a_damaged_bundle_does_not_load(model):

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from ctx_runtime.errors import CtxError, MemoryBudgetError, QualityError, TimeBudgetError
+from ctx_runtime.errors import CtxError, InputError, MemoryBudgetError, QualityError, TimeBudgetError
 from ctx_runtime.results import Result
 from ctx_runtime.runtime import Runtime
 
@@ -76,7 +76,8 @@ def _answer(future: Future[Result]) -> Any:  # noqa: ANN401
         result = future.result()
     except CtxError as error:
         said = f"{error} ({error.hint})" if error.hint else str(error)
-        return backend.InferenceResponse(error=backend.TritonError(said))
+        kind = backend.TritonError.INVALID_ARG if isinstance(error, InputError) else backend.TritonError.INTERNAL
+        return backend.InferenceResponse(error=backend.TritonError(said, kind))
     dispatch = np.array([json.dumps(run._asdict()).encode() for run in result.dispatch], object)
     tensors = [backend.Tensor(name, np.ascontiguousarray(array)) for name, array in result.outputs.items()]
     return backend.InferenceResponse([*tensors, backend.Tensor(DISPATCH, dispatch)])
