@@ -16,6 +16,7 @@ from ctx_runtime.bundle import Bundle
 from ctx_runtime.dispatch import Dispatcher
 from ctx_runtime.generation.sampling import Sampler
 from ctx_runtime.generation.settings import Settings
+from ctx_runtime.golden import verify
 from ctx_runtime.manifest import Manifest, OutputSpec
 from ctx_runtime.padding import Row, RowLayout
 from ctx_runtime.runtime import Runtime
@@ -144,6 +145,13 @@ def test_run(tmp_path: Path, case: dict, monkeypatch: pytest.MonkeyPatch) -> Non
             assert list(result.outputs[name].shape) == expected
         else:
             np.testing.assert_allclose(result.outputs[name], array(expected), rtol=0, atol=1e-6, strict=True)
+
+
+@cases("verify")
+def test_verify(tmp_path: Path, case: dict) -> None:
+    report = verify(Bundle.open(make_bundle(tmp_path / "bundle", case)))
+    assert report.passed
+    assert [[one.bucket, max(one.lengths), one.top1] for one in report.cases] == case["cases"]
 
 
 @cases("random")

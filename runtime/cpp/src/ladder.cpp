@@ -47,8 +47,9 @@ const Bucket* Ladder::after(const Bucket& bucket) const {
 }
 
 std::int64_t Ladder::limit(std::int64_t prompt) const {
-  const std::int64_t room = affordable_.back()->max_length - prompt;
-  return slides() ? std::max(room, manifest_.decoder->reserve) : room;
+  const std::int64_t capacity = affordable_.back()->max_length, room = capacity - prompt;
+  const bool may_slide = slides() && capacity >= manifest_.decoder->sinks + 2;
+  return may_slide ? std::max(room, manifest_.decoder->reserve) : room;
 }
 
 Status Ladder::check_length(std::int64_t prompt, std::int64_t fresh) const {

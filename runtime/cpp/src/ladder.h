@@ -23,7 +23,8 @@ class Ladder {
   Result<Choice> choose(std::int64_t prompt, std::optional<std::int64_t> fresh) const;
   // The next larger bucket that may take its memory; null if there is none.
   const Bucket* after(const Bucket& bucket) const;
-  // New tokens of an answer of unknown length, at most: what the largest bucket has room for.
+  // New tokens of an answer of unknown length, at most: what the largest bucket has room for. Where old tokens may go
+  // from it, the reserve; a bucket with no room beside the sinks lets none go.
   std::int64_t limit(std::int64_t prompt) const;
 
  private:

@@ -1,6 +1,7 @@
 // Proves a bundle on the device, without PyTorch: golden inputs through the backends, against the stored outputs.
 #include <algorithm>
 
+#include "decoding.h"
 #include "fusing.h"
 #include "golden_vectors.h"
 #include "parity.h"
@@ -8,6 +9,8 @@
 namespace ctxrt::core {
 namespace {
 
+// The last tokens of a golden text, each the one that PyTorch finds most likely after those before it.
+constexpr std::size_t kGreedyTokens = 16;
 // What cases of rows in segments, which the model fuses itself, have in the place of a bucket.
 constexpr const char* kFusion = "fusion";
 
@@ -48,11 +51,38 @@ Result<ParityCase> run_case(Dispatcher& dispatcher, const Manifest& manifest, co
   return measured;
 }
 
+// A text through a decoder; `top1` is the share of its greedy tokens that the bucket finds most likely too.
+Result<ParityCase> run_text(Dispatcher& dispatcher, const Manifest& manifest, const Bucket& bucket,
+                            const GoldenCase& one) {
+  if (one.padded_to > bucket.max_length) return backend_error("a text of its golden vectors does not fit");
+  const Tensor row = row_of(one.inputs.find("input_ids")->second, 0);
+  const auto ids = row.as<std::int64_t>();
+  const std::size_t greedy = std::min(kGreedyTokens, ids.size() - 1), given = ids.size() - greedy;
+  const Ladder ladder(manifest, 1);
+  CTXRT_ASSIGN(auto cache, KVCache::make(*manifest.decoder, bucket.max_length));
+  Decoding decoding(*manifest.decoder, dispatcher, ladder, bucket, std::move(cache), nullptr);
+  CTXRT_ASSIGN(auto logits, decoding.read(ids.first(given)));
+  std::size_t same = 0;
+  for (std::size_t read = given; read < ids.size(); ++read) {
+    same += std::max_element(logits.begin(), logits.end()) - logits.begin() == ids[read] ? 1 : 0;
+    CTXRT_ASSIGN(logits, decoding.read(ids.first(read + 1)));
+  }
+  ParityCase measured;
+  measured.bucket = bucket.name;
+  measured.form = Form::masked;
+  measured.tolerance = bucket.tolerance;
+  const std::vector<double> numbers(logits.begin(), logits.end());
+  measure(one, manifest, {{"logits", from_doubles(numbers, DType::float32, {1, std::ssize(numbers)})}}, measured);
+  if (greedy > 0) measured.top1 = static_cast<double>(same) / static_cast<double>(greedy);
+  return measured;
+}
+
 Status verify_bucket(Dispatcher& dispatcher, const Bundle& bundle, const Bucket& bucket,
                      std::vector<ParityCase>& cases) {
   CTXRT_ASSIGN(const auto golden, read_golden(bundle.path(*bucket.golden), bundle.manifest));
   for (const auto& one : golden) {
-    CTXRT_ASSIGN(auto measured, run_case(dispatcher, bundle.manifest, bucket, one));
+    const auto run = bundle.manifest.decoder ? run_text : run_case;
+    CTXRT_ASSIGN(auto measured, run(dispatcher, bundle.manifest, bucket, one));
     cases.push_back(std::move(measured));
   }
   return Unit{};

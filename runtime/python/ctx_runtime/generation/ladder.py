@@ -64,9 +64,18 @@ class Ladder:
         return next((other for other in self.affordable if other.max_length > bucket.max_length), None)
 
     def limit(self, prompt: int) -> int:
-        """New tokens of an answer of unknown length, at most: what the largest bucket has room for."""
-        room = self.affordable[-1].max_length - prompt
-        return max(room, self._reserve) if self.slides else room
+        """New tokens of an answer of unknown length, at most: what the largest bucket has room for.
+
+        Where old tokens may go from it, the reserve; a bucket with no room beside the sinks lets none go.
+        """
+        capacity = self.affordable[-1].max_length
+        room = capacity - prompt
+        return max(room, self._reserve) if self.slides and capacity >= self._sinks + 2 else room
+
+    @property
+    def _sinks(self) -> int:
+        assert self.manifest.decoder is not None  # noqa: S101
+        return self.manifest.decoder.sinks
 
     @property
     def _reserve(self) -> int:
