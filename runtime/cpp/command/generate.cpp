@@ -32,7 +32,9 @@ Result<core::GenerationSettings> read_settings(const Arguments& arguments) {
 }
 
 // Of `tokens` in `ms`; 0 if none were run.
-double rate(std::int64_t tokens, double ms) { return tokens > 0 && ms > 0 ? static_cast<double>(tokens) / ms * 1e3 : 0; }
+double rate(std::int64_t tokens, double ms) {
+  return tokens > 0 && ms > 0 ? static_cast<double>(tokens) / ms * 1e3 : 0;
+}
 
 double prefill_rate(const core::GenerationDispatch& ran) {
   return rate(ran.prompt_tokens - ran.reused_tokens, ran.prefill_ms);

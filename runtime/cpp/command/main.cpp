@@ -1,5 +1,5 @@
-// `ctxrt`: inspect, run, generate, explain, verify and bench a bundle on the device. Exit status: 0 done, 1 a check failed, 2 bad
-// input or a missing part, with one line that says what and one that says what to do.
+// `ctxrt`: inspect, run, generate, explain, verify and bench a bundle on the device. Exit status: 0 done, 1 a check
+// failed, 2 bad input or a missing part, with one line that says what and one that says what to do.
 #include <exception>
 #include <functional>
 #include <iostream>

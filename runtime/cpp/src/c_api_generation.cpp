@@ -93,8 +93,14 @@ ctxrt_status ctxrt_generation_token(const ctxrt_generation* generation, size_t i
 
 void ctxrt_generation_get(const ctxrt_generation* generation, ctxrt_generation_dispatch* dispatch) {
   const auto& [tokens, reason, ran] = generation->generation;
-  *dispatch = {static_cast<ctxrt_finish>(reason), ran.prompt_tokens,  ran.reused_tokens,
-               generation->buckets.data(),        generation->buckets.size(),
-               core::name_of(ran.backend).data(), ran.cache_bytes,    ran.prefill_ms,
-               ran.decode_ms,                     ran.reason.c_str()};
+  *dispatch = {static_cast<ctxrt_finish>(reason),
+               ran.prompt_tokens,
+               ran.reused_tokens,
+               generation->buckets.data(),
+               generation->buckets.size(),
+               core::name_of(ran.backend).data(),
+               ran.cache_bytes,
+               ran.prefill_ms,
+               ran.decode_ms,
+               ran.reason.c_str()};
 }

@@ -79,8 +79,8 @@ Status Decoding::bind(const Tensors& feeds, std::int64_t length) {
     auto& bytes = bound.inputs[name] = std::vector<std::byte>(feed.bytes());
     inputs.push_back({name, feed.dtype, feed.shape, bytes.data()});
   }
-  outputs.push_back({"logits", DType::float32, {1, decoder_.vocab_size},
-                     reinterpret_cast<std::byte*>(bound.logits.data())});
+  outputs.push_back(
+      {"logits", DType::float32, {1, decoder_.vocab_size}, reinterpret_cast<std::byte*>(bound.logits.data())});
   CTXRT_ASSIGN(bound.run, session->bind(inputs, outputs, bucket()));
   backend_ = session->backend();
   bound_ = std::move(bound);

@@ -19,8 +19,8 @@ std::string_view name_of(FinishReason reason);
 // One token of an answer.
 struct Token {
   std::int64_t id = 0;
-  std::string bucket;         // where it was generated
-  std::int64_t capacity = 0;  // of the cache there, in tokens
+  std::string bucket;                                         // where it was generated
+  std::int64_t capacity = 0;                                  // of the cache there, in tokens
   double logprob = std::numeric_limits<double>::quiet_NaN();  // NaN unless `logprobs` are asked for
   std::vector<LikelyToken> top;                               // the likeliest tokens, the likeliest first
 };
@@ -28,12 +28,13 @@ struct Token {
 // How a text was generated.
 struct GenerationDispatch {
   std::int64_t prompt_tokens = 0;
-  std::int64_t reused_tokens = 0;  // of the prompt, cached by the call before
+  std::int64_t reused_tokens = 0;    // of the prompt, cached by the call before
   std::vector<std::string> buckets;  // that it went through, in order
   Backend backend = Backend::onnxruntime_cpu;
-  std::int64_t cache_bytes = 0;            // of the KV cache at the end
-  double prefill_ms = 0, decode_ms = 0;  // wall time of the prompt, with the opening of a session; of the steps after it
-  std::string reason;                    // why it began in the first bucket
+  std::int64_t cache_bytes = 0;  // of the KV cache at the end
+  double prefill_ms = 0;         // wall time of the prompt, and of opening the session where it was not open
+  double decode_ms = 0;          // wall time of the steps after it
+  std::string reason;            // why it began in the first bucket
 };
 
 // An answer; `tokens` holds the one that ends it too.

@@ -18,8 +18,9 @@ class Ladder {
   // Whether a full cache lets old tokens go.
   bool slides() const { return manifest_.overflow.policy == OverflowPolicy::sliding; }
   // The smallest bucket that holds a prompt and what is to come, both in tokens, with the reason. Without a known
-  // number of new tokens, that is the bundle's reserve; a text that needs more moves on. `input` if the prompt is empty,
-  // `too_long` if no bucket holds them and the overflow policy is `error`, `memory_budget` if those may not take it.
+  // number of new tokens, that is the bundle's reserve; a text that needs more moves on. `input` if the prompt is
+  // empty, `too_long` if no bucket holds them and the overflow policy is `error`, `memory_budget` if those that do may
+  // not take the memory.
   Result<Choice> choose(std::int64_t prompt, std::optional<std::int64_t> fresh) const;
   // The next larger bucket that may take its memory; null if there is none.
   const Bucket* after(const Bucket& bucket) const;

@@ -195,10 +195,9 @@ Result<OrtOwned<OrtValue>> OrtGraphSession::wrap(const BoundArray& array) const 
   const OrtApi& api = library_.api();
   OrtValue* value = nullptr;
   const std::size_t bytes = Tensor{array.dtype, array.shape, nullptr}.bytes();
-  CTXRT_CHECK(
-      library_.check(api.CreateTensorWithDataAsOrtValue(memory_.get(), array.data, bytes, array.shape.data(),
-                                                        array.shape.size(), element_type(array.dtype), &value),
-                     array.name));
+  CTXRT_CHECK(library_.check(api.CreateTensorWithDataAsOrtValue(memory_.get(), array.data, bytes, array.shape.data(),
+                                                                array.shape.size(), element_type(array.dtype), &value),
+                             array.name));
   return OrtOwned<OrtValue>(value, api.ReleaseValue);
 }
 

@@ -118,7 +118,7 @@ class Runtime {
   std::unique_ptr<Bundle> bundle_;
   Chooser chooser_;
   Dispatcher dispatcher_;
-  std::optional<Fuser> fuser_;  // where rows longer than every bucket are fused by the model
+  std::optional<Fuser> fuser_;          // where rows longer than every bucket are fused by the model
   std::optional<Generator> generator_;  // of a causal language model
   mutable std::mutex stats_mutex_;
   std::map<std::string, BucketStats> stats_;

@@ -39,7 +39,8 @@ Status GenerationSettings::check() const {
   CTXRT_CHECK(check_range(!top_k || *top_k >= 1, "top_k", "at least 1"));
   CTXRT_CHECK(check_range(top_p > 0 && top_p <= 1, "top_p", "above 0 and at most 1"));
   CTXRT_CHECK(check_range(min_p >= 0 && min_p <= 1, "min_p", "from 0 to 1"));
-  CTXRT_CHECK(check_range(std::isfinite(repetition_penalty) && repetition_penalty > 0, "repetition_penalty", "above 0"));
+  CTXRT_CHECK(
+      check_range(std::isfinite(repetition_penalty) && repetition_penalty > 0, "repetition_penalty", "above 0"));
   return check_range(!logprobs || *logprobs >= 0, "logprobs", "at least 0");
 }
 
@@ -65,7 +66,8 @@ std::int64_t Sampler::pick(std::span<const float> logits, const std::set<std::in
   if (settings_.repetition_penalty != 1) {
     const auto penalty = static_cast<float>(settings_.repetition_penalty);
     penalised.assign(logits.begin(), logits.end());
-    for (const auto token : seen) penalised[token] = logits[token] < 0 ? logits[token] * penalty : logits[token] / penalty;
+    for (const auto token : seen)
+      penalised[token] = logits[token] < 0 ? logits[token] * penalty : logits[token] / penalty;
     logits = penalised;
   }
   if (settings_.temperature == 0) return std::max_element(logits.begin(), logits.end()) - logits.begin();

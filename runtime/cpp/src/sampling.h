@@ -16,12 +16,12 @@ struct GenerationSettings {
   std::optional<std::int64_t> max_new_tokens;  // of the answer; none: until the largest bucket is full
   double temperature = 0;                      // 0 takes the likeliest token; more draws more evenly
   std::optional<std::int64_t> top_k;           // draw from this many of the likeliest tokens only
-  double top_p = 1;               // draw from the likeliest tokens that together have this probability
-  double min_p = 0;               // draw from tokens with at least this share of the likeliest one's probability
-  double repetition_penalty = 1;  // over 1, tokens that came before become less likely
-  std::optional<std::uint64_t> seed;     // the same seed draws the same tokens; none: others each time
-  std::set<std::int64_t> stop_ids;       // tokens that end the answer, beside those of the model
-  std::optional<std::int64_t> logprobs;  // give each token's log-probability, and those of this many of the likeliest
+  double top_p = 1;                            // draw from the likeliest tokens that together have this probability
+  double min_p = 0;                            // draw from tokens with this share of the likeliest one's probability
+  double repetition_penalty = 1;               // over 1, tokens that came before become less likely
+  std::optional<std::uint64_t> seed;           // the same seed draws the same tokens; none: others each time
+  std::set<std::int64_t> stop_ids;             // tokens that end the answer, beside those of the model
+  std::optional<std::int64_t> logprobs;        // give log-probabilities, and those of this many of the likeliest
 
   // `input` for a value outside of its range.
   Status check() const;

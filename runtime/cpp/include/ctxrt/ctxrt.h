@@ -157,7 +157,7 @@ CTXRT_API ctxrt_status ctxrt_result_dispatch(const ctxrt_result* result, size_t 
 
 /* ---- Generating text ------------------------------------------------------------------------------------------- */
 
-/* All zeros, or a null pointer to it, are the defaults: the likeliest token each time, until the model ends the text. */
+/* All zeros, or a null pointer to it, are the defaults: the likeliest token each time, until the model ends it. */
 typedef struct ctxrt_generation_options {
   int64_t max_new_tokens;    /* of the answer; 0: until the largest bucket is full */
   double temperature;        /* 0 takes the likeliest token; 1 draws from the model's own distribution */
@@ -221,8 +221,8 @@ typedef struct ctxrt_generation_dispatch {
  * Prompts run one at a time, each over a KV cache of its own; for several at once, call it from several threads. The
  * cache of the last text is kept: a prompt that begins with the same tokens runs only what is new. */
 CTXRT_API ctxrt_status ctxrt_generate(ctxrt_runtime* runtime, const int64_t* ids, size_t count,
-                                      const ctxrt_generation_options* options, ctxrt_on_token on_token,
-                                      void* user_data, ctxrt_cancel* cancel, ctxrt_generation** generation);
+                                      const ctxrt_generation_options* options, ctxrt_on_token on_token, void* user_data,
+                                      ctxrt_cancel* cancel, ctxrt_generation** generation);
 CTXRT_API void ctxrt_generation_free(ctxrt_generation* generation);
 /* The ids of the answer, the one that ends the text included; `count` of them. */
 CTXRT_API const int64_t* ctxrt_generation_ids(const ctxrt_generation* generation, size_t* count);

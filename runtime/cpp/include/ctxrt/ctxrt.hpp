@@ -303,9 +303,9 @@ class Runtime {
                                          options.logprobs.value_or(0)};
     detail::TokenCallback callback{on_token, nullptr};
     ctxrt_generation* answered = nullptr;
-    const ctxrt_status status = ctxrt_generate(handle_.get(), ids.data(), ids.size(), &given,
-                                               on_token ? detail::TokenCallback::call : nullptr, &callback,
-                                               cancel == nullptr ? nullptr : cancel->get(), &answered);
+    const ctxrt_status status =
+        ctxrt_generate(handle_.get(), ids.data(), ids.size(), &given, on_token ? detail::TokenCallback::call : nullptr,
+                       &callback, cancel == nullptr ? nullptr : cancel->get(), &answered);
     detail::check(status);
     Generation generation(answered);
     if (callback.thrown) std::rethrow_exception(callback.thrown);
