@@ -47,7 +47,7 @@ def add_engines(
         MissingExtraError: the library of a target is not installed.
     """
     chosen, limit_bytes = _layout(layout), _memory_limit(memory_limit)
-    bundle = Bundle.open(path)
+    bundle = Bundle.open(path, check="full")  # it is listed again: damage would get a hash of its own
     check_targets(targets, {bucket.precision for bucket in bundle.manifest.buckets})
     cache = BuildCache(cache_dir or default_cache_dir())
     with BundleWriter(Path(path), copy_from=bundle) as writer:
