@@ -1,7 +1,6 @@
 """What the samples start from in the tests: a real MiniLM made small, two layers and the words that they use."""
 
-import os
-import subprocess
+import runpy
 import sys
 from pathlib import Path
 
@@ -43,14 +42,16 @@ def _tokens_used(tokenizer):
     return {token for file in files for token in tokenizer.encode(file.read_text(encoding="utf-8")).ids}
 
 
-@pytest.fixture(scope="session")
-def run_sample():
-    """Runs a program below `samples`, which must succeed; what it prints."""
+@pytest.fixture
+def run_sample(monkeypatch, capsys):
+    """Runs a program below `samples` as `python` does, in this process, which has PyTorch loaded; what it prints."""
 
     def run(program, *arguments):
-        line = [sys.executable, SAMPLES / program, *map(str, arguments)]
-        done = subprocess.run(line, capture_output=True, text=True, check=False, env=os.environ | {"COLUMNS": "120"})
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
+        path = SAMPLES / program
+        monkeypatch.setattr(sys, "argv", [str(path), *map(str, arguments)])
+        monkeypatch.syspath_prepend(path.parent)
+        monkeypatch.setenv("COLUMNS", "120")
+        runpy.run_path(str(path), run_name="__main__")
+        return capsys.readouterr().out
 
     return run

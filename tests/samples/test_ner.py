@@ -1,9 +1,9 @@
 """The sample fine-tunes a tagger on a slice of WNUT-17, builds a bundle, and tags through it."""
 
 import re
-import subprocess
-import sys
 from pathlib import Path
+
+import pytest
 
 DATA = Path(__file__).parents[2] / "samples" / "data"
 
@@ -28,9 +28,6 @@ def test_from_sentences_to_tags_on_the_device(small_minilm, run_sample, tmp_path
     assert "ctx-24: " in ran and "ctx-128: " in ran
 
 
-def test_a_missing_file_is_one_clear_line(small_minilm, tmp_path):
-    program = DATA.parent / "04-ner" / "ner.py"
-    line = [sys.executable, program, small_minilm, "--train", "absent.conll", "--output", tmp_path / "ner"]
-    done = subprocess.run(line, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr.strip().splitlines()[-2].startswith("error: absent.conll")
+def test_a_missing_file_is_one_clear_line(small_minilm, run_sample, tmp_path):
+    with pytest.raises(SystemExit, match=r"^error: absent\.conll.*\nhint: .*$"):
+        run_sample("04-ner/ner.py", small_minilm, "--train", "absent.conll", "--output", tmp_path / "ner")
