@@ -32,7 +32,7 @@ def main() -> None:
     ]
     started = time.perf_counter()
     corpus = ray.data.from_items(paragraphs)
-    embedded = embed_dataset(corpus, options.bundle.absolute(), workers=options.workers, rows=512).materialize()
+    embedded = embed_dataset(corpus, options.bundle, workers=options.workers, rows=512).materialize()
     embedded.write_parquet(str(options.output.absolute()))
     columns = ", ".join(embedded.schema().names)
     print(f"{embedded.count()} paragraphs in {time.perf_counter() - started:.0f} s: {columns} -> {options.output}")

@@ -60,7 +60,7 @@ def embed_dataset(
     fewest, most = (workers, workers) if isinstance(workers, int) else workers
     return dataset.map_batches(
         _Worker,
-        fn_constructor_args=(str(bundle), column, _kept(manifest, outputs), rows, backends),
+        fn_constructor_args=(str(Path(bundle).absolute()), column, _kept(manifest, outputs), rows, backends),
         batch_format="numpy",
         batch_size=rows,
         compute=ray.data.ActorPoolStrategy(min_size=fewest, max_size=most),

@@ -32,6 +32,7 @@ from ctx_runtime.runtime import Inputs, Runtime
 _ATTEMPTS = 4
 """How often a request is given to a replica, if those that had it before died."""
 _RETRY_AFTER_S = 1.0
+"""What a caller is told who met a full queue: a guess, since a router does not see how long requests take."""
 _BOUNDED_BY_GROUPS = 1 << 20
 """Requests that a router may have at once: each waits in the queue of its group, or is refused at once."""
 
@@ -93,32 +94,40 @@ def application(
     manifest = Bundle.open(bundle).manifest
     if manifest.decoder is not None:
         raise InputError(f"{manifest.name} generates text and has no other outputs", hint="use Runtime.generate")
-    ends = [group.max_length for group in groups[:-1]]
-    bounded = [end for end in ends if end is not None]
-    if not groups or groups[-1].max_length is not None or ends != sorted(set(bounded)):
-        raise InputError("groups must ascend by max_length, and the last one must have none")
-    replicas = [
-        serve.deployment(
-            name=group.name,
-            max_ongoing_requests=group.max_ongoing_requests,
-            max_queued_requests=group.max_queued_requests,
-            ray_actor_options={"num_cpus": group.num_cpus, "num_gpus": group.num_gpus},
-            health_check_period_s=health_check_period_s,
-            autoscaling_config={
-                "min_replicas": group.min_replicas,
-                "max_replicas": group.max_replicas,
-                "target_ongoing_requests": group.target_ongoing_requests,
-            },
-        )(Replica).bind(str(bundle), backends)
-        for group in groups
-    ]
+    ends = _ends(groups)
+    folder = str(Path(bundle).absolute())
+    replicas = [_deployment(group, health_check_period_s).bind(folder, backends) for group in groups]
     router = serve.deployment(
         name="router",
         num_replicas=router_replicas,
         max_ongoing_requests=_BOUNDED_BY_GROUPS,
         ray_actor_options={"num_cpus": 0},
     )
-    return router(Router).bind(manifest, bounded, *replicas)
+    return router(Router).bind(manifest, ends, *replicas)
+
+
+def _ends(groups: Sequence[Group]) -> list[int]:
+    """The longest input of each group but the last, which takes any."""
+    ends = [group.max_length for group in groups]
+    bounded = [end for end in ends if end is not None]
+    if ends != [*sorted(set(bounded)), None]:
+        raise InputError("groups must ascend by max_length, and only the last one has none")
+    return bounded
+
+
+def _deployment(group: Group, health_check_period_s: float) -> serve.Deployment:
+    return serve.deployment(
+        name=group.name,
+        max_ongoing_requests=group.max_ongoing_requests,
+        max_queued_requests=group.max_queued_requests,
+        ray_actor_options={"num_cpus": group.num_cpus, "num_gpus": group.num_gpus},
+        health_check_period_s=health_check_period_s,
+        autoscaling_config={
+            "min_replicas": group.min_replicas,
+            "max_replicas": group.max_replicas,
+            "target_ongoing_requests": group.target_ongoing_requests,
+        },
+    )(Replica)
 
 
 class Replica:
