@@ -6,6 +6,7 @@ fixed in advance needs calibration data that a build does not have; weights alon
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Literal
 
 import ml_dtypes
@@ -19,21 +20,23 @@ _MIN_ELEMENTS = 1024
 """Smaller weights are not worth a scale."""
 
 
-def quantise_weights(model: ir.Model, *, bits: Literal[4, 8]) -> ir.Model:
+def quantise_weights(model: ir.Model, *, bits: Literal[4, 8], wide: Collection[str] = ()) -> ir.Model:
     """`model` with the constant right operands `(in, out)` of its MatMuls, transposed or not, in `bits`, symmetric.
 
     8 bits have a scale for each column; 4 bits one for each block of 32 rows of a column, where the rows divide into
-    blocks. What is looked up rather than multiplied (embeddings) stays float32.
+    blocks; products whose results have the names `wide` take 8. What is looked up rather than multiplied (embeddings)
+    stays float32.
     """
     model = model.clone()
-    quantised: dict[ir.Value, ir.Value] = {}
+    quantised: dict[tuple[ir.Value, int], ir.Value] = {}
     for node in list(model.graph):
         weight = _stored(model.graph, node.inputs[1]) if node.op_type == "MatMul" and node.domain == "" else None
-        if weight is None or not _is_quantisable(weight, bits):
+        width = 8 if node.outputs[0].name in wide else bits
+        if weight is None or not _is_quantisable(weight, width):
             continue
-        if weight not in quantised:
-            quantised[weight] = _dequantised(model.graph, node, weight, bits)
-        node.replace_input_with(1, quantised[weight])
+        if (weight, width) not in quantised:
+            quantised[weight, width] = _dequantised(model.graph, node, weight, width)
+        node.replace_input_with(1, quantised[weight, width])
     RemoveUnusedNodesPass()(model)
     return model
 

@@ -7,6 +7,7 @@ an answer depends on nothing but its own row.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Literal
 
 import numpy as np
@@ -24,20 +25,22 @@ _SHRINKS = np.linspace(0.80, 1.05, 6, dtype=np.float32)
 Bits = Literal[4, 8]
 
 
-def quantise_blocks(model: ir.Model, *, bits: Bits) -> ir.Model:
+def quantise_blocks(model: ir.Model, *, bits: Bits, wide: Collection[str] = ()) -> ir.Model:
     """`model` with the constant right operands `(in, out)` of its MatMuls stored in blocks of `bits`, symmetric.
 
-    What is looked up rather than multiplied (embeddings) stays float32. `model` stays as it is.
+    Products whose results have the names `wide` take 8 bits. What is looked up rather than multiplied (embeddings)
+    stays float32. `model` stays as it is.
     """
     model = model.clone()
-    packed: dict[ir.Value, list[ir.Value]] = {}
+    packed: dict[tuple[ir.Value, Bits], list[ir.Value]] = {}
     for node in list(model.graph):
         weight = node.inputs[1] if node.op_type == "MatMul" and node.domain == "" else None
         if weight is None or weight.const_value is None or len(weight.const_value.shape) != 2:
             continue
-        if weight not in packed:
-            packed[weight] = _packed(model.graph, weight, bits)
-        _replace(model.graph, node, packed[weight], bits)
+        width: Bits = 8 if node.outputs[0].name in wide else bits
+        if (weight, width) not in packed:
+            packed[weight, width] = _packed(model.graph, weight, width)
+        _replace(model.graph, node, packed[weight, width], width)
     model.opset_imports[CONTRIB] = 1
     RemoveUnusedNodesPass()(model)
     return model

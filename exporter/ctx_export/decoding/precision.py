@@ -23,7 +23,8 @@ TOLERANCES: dict[Precision, Tolerance] = {
 
 Measured on SmolLM2-135M-Instruct, whose logits reach 36, at the edges of buckets of 256 and 1,024 tokens, max abs and
 cosine: fp32 7e-5 and 1.0000000; int8 1.4 and 0.9997, 15 to 17 of 17 greedy tokens the same; int4 21 and 0.947 after a
-single token. Rounding weights to 4 bits without calibration is coarse: look at the parity table before shipping it.
+single token. Rounding weights to 4 bits without calibration is coarse: int4's tolerance tells only that the graph runs
+the right network, not that it is good. `docs/language-models.md` has its perplexity.
 """
 
 
@@ -31,8 +32,8 @@ def convert(graph: ir.Model, precision: Precision, *, form: DecoderForm) -> ir.M
     """`graph`, in float32, at another precision; it stays as it is, and the new graph shares what did not change.
 
     `fp16` computes, and keeps its cache, in 16 bits; logits stay float32. `int8` and `int4` store the weights of
-    matrix products, the head's too, in blocks of 8 or 4 bits: for ONNX Runtime's MatMulNBits in the form `gqa`,
-    behind a DequantizeLinear in the form `attention`. Embeddings stay float32.
+    matrix products in 8 or 4 bits: in blocks for ONNX Runtime's MatMulNBits in the form `gqa`, behind a
+    DequantizeLinear in the form `attention`. The head has 8 bits in both. Embeddings stay float32.
 
     Raises:
         ExportError: bf16, which no cache on the host can hold.
@@ -46,10 +47,17 @@ def convert(graph: ir.Model, precision: Precision, *, form: DecoderForm) -> ir.M
     if precision == "fp32":
         return graph
     graph = _untie(graph)
-    bits: int = 8 if precision == "int8" else 4
-    if form == "gqa":
-        return quantise_blocks(graph, bits=8 if bits == 8 else 4)
-    return quantise_weights(graph, bits=8 if bits == 8 else 4)
+    quantise = quantise_blocks if form == "gqa" else quantise_weights
+    return quantise(graph, bits=8) if precision == "int8" else quantise(graph, bits=4, wide=_head(graph))
+
+
+def _head(graph: ir.Model) -> list[str]:
+    """The name of the result of the product that gives the logits, before a bias and a cap."""
+    node = next(output for output in graph.graph.outputs if output.name == "logits").producer()
+    while node is not None and node.op_type != "MatMul":
+        makers = (operand.producer() for operand in node.inputs if operand is not None)
+        node = next((maker for maker in makers if maker is not None), None)
+    return [] if node is None else [node.outputs[0].name or ""]
 
 
 def _untie(graph: ir.Model) -> ir.Model:

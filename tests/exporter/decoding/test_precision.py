@@ -84,3 +84,16 @@ def test_the_source_graph_stays_as_it_was():
     graph_at("llama-3", "int4")
     assert [node.op_type for node in decoder("llama-3").graph.graph] == before
     assert isinstance(decoder("llama-3"), Decoder)
+
+
+@pytest.mark.parametrize("kind", ["llama-3", "gpt2"])
+def test_four_bits_leave_eight_to_the_head(kind):
+    graph = graph_at(kind, "int4").graph
+    products = [node for node in graph if node.op_type == "MatMulNBits"]
+    bits = [node.attributes["bits"].as_int() for node in products]
+    assert bits[-1] == 8 and set(bits[:-1]) == {4} and products[-1].outputs[0] is graph.outputs[0]
+    widths = {
+        value.dtype for node in graph_at(kind, "int4", form="attention").graph if node.op_type == "DequantizeLinear"
+        for value in node.inputs[:1]
+    }  # fmt: skip
+    assert widths == {ir.DataType.INT4, ir.DataType.INT8}
