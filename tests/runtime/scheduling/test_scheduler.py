@@ -204,6 +204,25 @@ def test_a_callback_that_raises_ends_no_worker(bundle):
         assert runtime.submit(ids(6)).result(60)
 
 
+def test_an_interrupted_submit_leaves_nothing_that_blocks_others(held, monkeypatch):
+    runtime, batches, _ = held
+    queue = runtime._scheduler._backlog.queue
+    added, add = iter([None, None, KeyboardInterrupt()]), queue.add
+
+    def interrupted(queued):
+        if (error := next(added, None)) is not None:
+            raise error
+        add(queued)
+
+    monkeypatch.setattr(queue, "add", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        runtime.submit(MANY)
+    later = runtime.submit(ids(9))
+    batches.go.set()
+    assert_same(later.result(60), runtime.run(ids(9)))
+    assert runtime.drain(60) and len(queue) == 0 and runtime.stats().requests.submitted == 2
+
+
 def test_batches_that_run_at_once_stay_within_the_memory_limit(tmp_path):
     fields = {"activation": Activation(per_token=10), "masked_activation": Activation(per_token=10)}
     root = write_tiny_bundle(tmp_path / "b", bucket_fields=fields)
