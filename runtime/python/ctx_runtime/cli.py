@@ -24,6 +24,8 @@ from ctx_runtime.manifest import Manifest
 from ctx_runtime.printing import print_json, print_line, print_table
 from ctx_runtime.results import Result
 from ctx_runtime.runtime import Runtime
+from ctx_runtime.serving.cli import add_command as add_serve
+from ctx_runtime.stats_cli import add_command as add_stats
 
 _MAX_PRINTED = 1024
 """Outputs of more numbers are not printed by `run --json`; --output writes them all."""
@@ -67,8 +69,10 @@ def _parser() -> argparse.ArgumentParser:
     explain.add_argument("--length", type=int, required=True, help="in tokens")
     explain.add_argument("--batch", type=int, default=1, help="rows of this length (default 1)")
     add_commands(functools.partial(_command, commands))
-    for command in (run, explain):
+    serve = add_serve(functools.partial(_command, commands))
+    for command in (run, explain, serve):
         command.add_argument("--min-quality", type=float, help="the least quality that an input is run with")
+    add_stats(functools.partial(_command, commands))
     _command(commands, "verify", _verify, "Prove the bundle on this device from its golden vectors.", "")
     return parser
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -43,6 +44,11 @@ class Tokenizer:
         """
         ids: list[int] = self._tokenizer().encode(text, add_special_tokens=special).ids
         return ids
+
+    @functools.cached_property
+    def size(self) -> int:
+        """How many tokens there are, special ones included; their ids are below it."""
+        return max(self._tokenizer().get_vocab(with_added_tokens=True).values()) + 1
 
     def token(self, token: int) -> str:
         """The text of one token, special or not; nothing for an id that the tokenizer does not know."""
