@@ -93,4 +93,5 @@ def drift(recorded: Sequence[int], planned: Sequence[int], ends: Sequence[int]) 
 
 def _smoothed(counts: np.ndarray) -> np.ndarray:
     """The shares of `counts` `(buckets + 1,)` with half an input more in each."""
-    return (counts + 0.5) / (counts.sum() + 0.5 * len(counts))
+    smoothed: np.ndarray = (counts + 0.5) / (counts.sum() + 0.5 * len(counts))
+    return smoothed

@@ -48,7 +48,8 @@ class Tokenizer:
     @functools.cached_property
     def size(self) -> int:
         """How many tokens there are, special ones included; their ids are below it."""
-        return max(self._tokenizer().get_vocab(with_added_tokens=True).values()) + 1
+        ids: dict[str, int] = self._tokenizer().get_vocab(with_added_tokens=True)
+        return max(ids.values()) + 1
 
     def token(self, token: int) -> str:
         """The text of one token, special or not; nothing for an id that the tokenizer does not know."""
