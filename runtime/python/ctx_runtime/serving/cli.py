@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import ipaddress
 import os
 import sys
@@ -66,8 +67,8 @@ def _serve(options: argparse.Namespace) -> int:
     with Runtime.open(options.bundle, **opening) as runtime:
         app = create_app(runtime, gate, limits, api_key=key)
         listener = listen(options.host, options.port)
-        _announce(options, runtime, listener.getsockname()[1], keyed=key is not None)
-        serve(app, runtime, gate, listener, lambda: _tell("ready"))
+        announce = functools.partial(_announce, options, runtime, listener.getsockname()[1], keyed=key is not None)
+        serve(app, runtime, gate, listener, lambda event: announce() if event == "started" else _tell(event))
     _tell(f"stopped; {gate.answered} requests were answered")
     return 0
 

@@ -6,6 +6,7 @@ import asyncio
 import socket
 from collections.abc import Callable
 from types import FrameType
+from typing import Literal
 
 import uvicorn
 from fastapi import FastAPI
@@ -17,6 +18,7 @@ from ctx_runtime.serving.admission import Gate
 
 _BACKLOG = 2048
 _KEEP_ALIVE_S = 75
+Tell = Callable[[Literal["started", "ready"]], None]
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -34,7 +36,7 @@ def listen(host: str, port: int) -> socket.socket:
         ) from None
 
 
-def serve(app: FastAPI, runtime: Runtime, gate: Gate, listener: socket.socket, on_ready: Callable[[], None]) -> None:
+def serve(app: FastAPI, runtime: Runtime, gate: Gate, listener: socket.socket, tell: Tell) -> None:
     """Serve until SIGTERM or Ctrl-C; what was accepted before is answered, a second signal ends it at once.
 
     Args:
@@ -42,7 +44,7 @@ def serve(app: FastAPI, runtime: Runtime, gate: Gate, listener: socket.socket, o
         runtime: what it serves; the graphs of its buckets are opened meanwhile.
         gate: told what happens.
         listener: a listening socket, which is closed in the end.
-        on_ready: called once they are open, as far as its session budget goes.
+        tell: called once the server answers, and once the graphs are open as far as the session budget goes.
 
     Raises:
         BackendError: no backend can serve a bucket.
@@ -55,16 +57,17 @@ def serve(app: FastAPI, runtime: Runtime, gate: Gate, listener: socket.socket, o
         server_header=False,
         timeout_keep_alive=_KEEP_ALIVE_S,
     )
-    _Server(config, runtime, gate, on_ready).run(sockets=[listener])
+    _Server(config, runtime, gate, tell).run(sockets=[listener])
 
 
 class _Server(uvicorn.Server):
-    def __init__(self, config: uvicorn.Config, runtime: Runtime, gate: Gate, on_ready: Callable[[], None]) -> None:
+    def __init__(self, config: uvicorn.Config, runtime: Runtime, gate: Gate, tell: Tell) -> None:
         super().__init__(config)
-        self._runtime, self._gate, self._on_ready = runtime, gate, on_ready
+        self._runtime, self._gate, self._tell = runtime, gate, tell
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
+        self._tell("started")
         self._warming = asyncio.ensure_future(self._warm_up())
 
     async def on_tick(self, counter: int) -> bool:
@@ -82,4 +85,4 @@ class _Server(uvicorn.Server):
     async def _warm_up(self) -> None:
         await run_in_threadpool(self._runtime.warm_up)
         self._gate.warm = True
-        self._on_ready()
+        self._tell("ready")
