@@ -50,9 +50,13 @@ def build_bundle(console: Console, output: Path, profile: str) -> None:
 
     with console.status("the model, out of its package"):
         folder = make(default_folder())
-    with console.status("the bundle"):
+    with console.status("the bundle") as status:
+
+        def tell(stage: str, done: int, total: int) -> None:
+            status.update(f"the bundle: {stage}, {done} of {total}")
+
         output.parent.mkdir(parents=True, exist_ok=True)
-        report = build(folder, profile, output, name="SmolLM2-135M-Instruct")
+        report = build(folder, profile, output, name="SmolLM2-135M-Instruct", on_progress=tell)
     console.print(build_table(report))
 
 

@@ -14,7 +14,7 @@ class GenerationStats:
         prompt_tokens: of prompts that were run.
         reused_tokens: of prompts that were cached by the call before, and not run.
         new_tokens: of answers.
-        moves: of a cache from one bucket to the next.
+        moves: of a cache from one bucket to the next while a text grew in it.
     """
 
     prompt_tokens: int = 0
