@@ -2,7 +2,7 @@
 
 SmolLM2-135M-Instruct with one thread, whose CPU time is all there is to measure of speed; in turns whose order rotates.
 
-Usage: python bench_decoder_capacity.py [--precision fp32|int8|int4] [--rounds N]
+Usage: python bench_decoder_capacity.py [--precision fp32|int8|int4]
 """
 
 from __future__ import annotations
@@ -18,8 +18,7 @@ from functools import partial
 from itertools import islice
 
 import numpy as np
-from measure import interleave, proportional_bytes, report
-from smollm2_models import bundle, counting
+from measure import counting, interleave, proportional_bytes, report
 
 from ctx_runtime import Runtime
 from ctx_runtime.generation.row import Token
@@ -38,6 +37,8 @@ def main() -> None:
     options = parser.parse_args()
     if options.memory:
         return measure_memory(options.memory[0], int(options.memory[1]))
+    from smollm2_models import bundle  # not in the measured processes: it loads PyTorch
+
     load, path = os.getloadavg()[0], bundle(options.precision)
     with Runtime.open(path) as runtime:
         figures = {"speed": speed(runtime), "move": move(runtime)}
@@ -66,9 +67,13 @@ def speed(runtime: Runtime) -> dict[str, object]:
 
 def begin(runtime: Runtime, capacity: int) -> Iterator[Token]:
     """A talk of 128 tokens in a cache of `capacity`, the prompt read."""
-    talk = iter(runtime.generate(counting(CONTEXT, capacity), max_new_tokens=capacity - CONTEXT))
+    talk = iter(runtime.generate(prompt(runtime, CONTEXT, capacity), max_new_tokens=capacity - CONTEXT))
     go_on(talk, 1)
     return talk
+
+
+def prompt(runtime: Runtime, length: int, turn: int) -> list[int]:
+    return counting(runtime.bundle.path("tokenizer/tokenizer.json"), length, turn)
 
 
 def go_on(talk: Iterator[Token], tokens: int) -> None:
@@ -96,7 +101,7 @@ def one_move(runtime: Runtime, turn: int) -> tuple[float, float, float]:
     """Seconds of a step before the move, and those that the move and the steps that prepare it take beyond it."""
     decoder, full = runtime.bundle.manifest.decoder, int(FROM.removeprefix("ctx-"))
     assert decoder is not None
-    generation = runtime.generate(counting(full - decoder.reserve, turn), max_new_tokens=None)
+    generation = runtime.generate(prompt(runtime, full - decoder.reserve, turn))
     talk, seconds = iter(generation), []
     go_on(talk, 1)
     for _ in range(decoder.reserve + 1):
@@ -111,24 +116,30 @@ def one_move(runtime: Runtime, turn: int) -> tuple[float, float, float]:
 
 
 def memory(path: str) -> dict[str, object]:
-    """PSS of a process with a talk in the smallest bucket, and of one with a talk in each, without their caches."""
-    lines = [[sys.executable, __file__, "--memory", path, str(buckets)] for buckets in (1, 4)]
-    one, four = (json.loads(subprocess.run(line, check=True, capture_output=True).stdout) for line in lines)
-    return {"one_mb": one, "four_mb": four, "memory_ratio": round(four["without_caches"] / one["without_caches"], 3)}
+    """PSS of a process with a talk in the largest bucket, and of one with a talk in each, without their caches.
+
+    A process before them fills the cache of repacked weights. What a prompt takes while it is read grows with the
+    capacity, so that the largest bucket is in both.
+    """
+    lines = [[sys.executable, __file__, "--memory", path, str(buckets)] for buckets in (1, 1, 4)]
+    _, one, four = (json.loads(subprocess.run(line, check=True, capture_output=True).stdout) for line in lines)
+    ratio = round(four["without_caches"] / one["without_caches"], 3)
+    return {"one_mb": one, "four_mb": four, "memory_ratio": ratio}
 
 
 def measure_memory(path: str, buckets: int) -> None:
-    """Print the memory of this process with a talk in each of the first `buckets` buckets, in megabytes."""
+    """Print the memory of this process with a talk in each of the `buckets` largest buckets, in megabytes."""
     with Runtime.open(path) as runtime:
         manifest = runtime.bundle.manifest
-        capacities = [bucket.max_length for bucket in manifest.buckets][:buckets]
+        capacities = [bucket.max_length for bucket in manifest.buckets][-buckets:]
         talks = [begin(runtime, capacity) for capacity in capacities]
         for talk in talks:
             go_on(talk, STEPS)
         pss = proportional_bytes()
     assert manifest.decoder is not None
     caches = sum(manifest.decoder.cache_bytes(batch=1, capacity=capacity) for capacity in capacities)
-    sys.stdout.write(json.dumps({"pss": pss / 1e6, "caches": caches / 1e6, "without_caches": (pss - caches) / 1e6}))
+    sizes = {"pss": pss, "caches": caches, "without_caches": pss - caches}
+    sys.stdout.write(json.dumps({name: round(size / 1e6, 1) for name, size in sizes.items()}))
 
 
 if __name__ == "__main__":

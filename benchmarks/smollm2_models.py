@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 from engines import HERE, interpreter, peers
-from tokenizers import Tokenizer
 
 from ctx_export.pipeline import build
 from ctx_export.profiles import load_profile
@@ -64,13 +63,6 @@ def bundle(precision: str) -> str:
         profile = load_profile("chat-cpu").model_copy(update={"threads": 1, "precision": precision})
         build(make(default_folder()), profile, path)
     return str(path)
-
-
-def counting(length: int, turn: int) -> list[int]:
-    """A prompt of `length` tokens, which no model ends, and which begins otherwise in every turn."""
-    tokenizer = Tokenizer.from_file(str(default_folder() / "tokenizer.json"))
-    numbers = range(1 + 1000 * turn, 1 + 1000 * turn + length)
-    return tokenizer.encode(", ".join(map(str, numbers)), add_special_tokens=False).ids[:length]
 
 
 def genai_model(source: Path, precision: str) -> str:
