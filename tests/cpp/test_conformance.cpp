@@ -4,6 +4,7 @@
 #include "cases.h"
 #include "choosing.h"
 #include "padding.h"
+#include "parity.h"
 #include "runtime.h"
 #include "segmenting.h"
 #include "sha256.h"
@@ -175,6 +176,87 @@ CTXRT_CASES_OF(Run, "run") {
     } else {
       expect_close(result.outputs.at(name), array(expected), 1e-6);
     }
+  }
+}
+
+CTXRT_CASES_OF(Verifying, "verify") {
+  CTXRT_NEEDS_ONNXRUNTIME();
+  const TemporaryFolder folder;
+  const auto bundle = core::open_bundle(make_bundle(folder.path(), GetParam()));
+  ASSERT_TRUE(bundle) << bundle.error().message;
+  const auto report = core::verify(*bundle, {});
+  ASSERT_TRUE(report) << report.error().message;
+  EXPECT_TRUE(report->passed());
+  Json cases;
+  for (const auto& one : report->cases) cases.push_back({one.bucket, one.length(), one.top1});
+  EXPECT_EQ(cases, GetParam()["cases"]);
+}
+
+CTXRT_CASES_OF(Random, "random") {
+  core::RandomStream random(GetParam()["seed"]);
+  for (const double number : GetParam()["numbers"]) EXPECT_EQ(random.uniform(), number);
+}
+
+core::GenerationSettings settings_of(const Json& json) {
+  core::GenerationSettings settings;
+  if (json.contains("max_new_tokens")) settings.max_new_tokens = json["max_new_tokens"];
+  if (json.contains("top_k")) settings.top_k = json["top_k"];
+  if (json.contains("seed")) settings.seed = json["seed"];
+  if (json.contains("logprobs")) settings.logprobs = json["logprobs"];
+  settings.temperature = json.value("temperature", 0.0);
+  settings.top_p = json.value("top_p", 1.0);
+  settings.min_p = json.value("min_p", 0.0);
+  settings.repetition_penalty = json.value("repetition_penalty", 1.0);
+  settings.stop_ids = json.value("stop_ids", std::set<std::int64_t>());
+  return settings;
+}
+
+CTXRT_CASES_OF(Sampling, "sampling") {
+  const auto settings = settings_of(GetParam()["settings"]);
+  const std::vector<float> logits = GetParam()["logits"];
+  core::Sampler sampler(settings);
+  for (const std::int64_t token : GetParam()["tokens"]) EXPECT_EQ(sampler.pick(logits, GetParam()["seen"]), token);
+}
+
+void expect_refused(const core::Error& error, const Json& call) {
+  EXPECT_EQ(class_of(error), call["error"].get<std::string>());
+  EXPECT_NE(error.message.find(call["message"].get<std::string>()), std::string::npos) << error.message;
+  EXPECT_EQ(error.hint, call.value("hint", error.hint));
+}
+
+void expect_answer(const core::Generation& generation, const Json& call) {
+  std::vector<std::int64_t> ids;
+  for (const auto& token : generation.tokens) ids.push_back(token.id);
+  EXPECT_EQ(Json(ids), call["tokens"]);
+  EXPECT_EQ(core::name_of(generation.finish_reason), call["finish_reason"].get<std::string>());
+  const auto& ran = generation.dispatch;
+  EXPECT_EQ(Json({{"prompt_tokens", ran.prompt_tokens},
+                  {"reused_tokens", ran.reused_tokens},
+                  {"buckets", ran.buckets},
+                  {"backend", core::name_of(ran.backend)},
+                  {"cache_bytes", ran.cache_bytes},
+                  {"reason", ran.reason}}),
+            call["dispatch"]);
+  for (std::size_t i = 0; i < ids.size() && call.contains("logprobs"); ++i) {
+    const auto& [logprob, top] = std::pair(call["logprobs"][i][0], call["logprobs"][i][1]);
+    EXPECT_NEAR(generation.tokens[i].logprob, logprob.get<double>(), 1e-4);
+    std::vector<std::int64_t> likely;
+    for (const auto& token : generation.tokens[i].top) likely.push_back(token.id);
+    EXPECT_EQ(Json(likely), top);
+  }
+}
+
+// The prompts of a case run one after the other; those before have left their cache.
+CTXRT_CASES_OF(Generate, "generate") {
+  CTXRT_NEEDS_ONNXRUNTIME();
+  const TemporaryFolder folder;
+  const auto runtime = core::Runtime::open(make_bundle(folder.path(), GetParam()), {});
+  ASSERT_TRUE(runtime) << runtime.error().message;
+  for (const auto& call : GetParam()["calls"]) {
+    const std::vector<std::int64_t> ids = call["ids"];
+    const auto generation = (*runtime)->generate(ids, settings_of(call["settings"]));
+    ASSERT_EQ(static_cast<bool>(generation), !call.contains("error"));
+    generation ? expect_answer(*generation, call) : expect_refused(generation.error(), call);
   }
 }
 

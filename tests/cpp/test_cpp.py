@@ -256,9 +256,29 @@ def test_the_command_gives_pythons_json(native: Path, minilm: Path, tmp_path: Pa
     assert measured["lengths"][0]["p50_ms"] > 0
 
 
+def test_the_command_generates_what_python_does(native: Path) -> None:
+    bundle, prompt = ROOT / "tests/cross/decoder", [5, 77, 12]
+    settings = {"max_new_tokens": 30, "temperature": 1.3, "top_k": 20, "seed": 3, "logprobs": 1}
+    words = [word for name, value in settings.items() for word in (f"--{name.replace('_', '-')}", str(value))]
+    ids = ",".join(map(str, prompt))
+    told = checked(native / "ctxrt", "generate", bundle, "--ids", ids, *words, "--json")
+    [generation] = json.loads(told)["generations"]
+    with Runtime.open(bundle) as runtime:
+        expected = runtime.generate(prompt, **settings)
+        assert (generation["tokens"], generation["finish_reason"]) == (expected.tokens, expected.finish_reason)
+        assert generation["logprobs"][0]["logprob"] == pytest.approx(next(iter(expected)).logprob, abs=1e-4)
+        assert generation["dispatch"].keys() >= expected.dispatch._asdict().keys()
+    end = str(expected.tokens[4])
+    printed = checked(native / "ctxrt", "generate", bundle, "--ids", ids, *words, "--stop-id", end)
+    assert printed.split() == [str(token) for token in expected.tokens[: expected.tokens.index(int(end)) + 1]]
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
+        ["generate", "nowhere"],
+        ["generate", "nowhere", "--ids", "5,six"],
+        ["generate", "nowhere", "--ids", "5", "--temperature", "warm"],
         ["inspect", "nowhere"],
         ["run", "nowhere", "--input", "x.npz"],
         ["explain", "nowhere"],

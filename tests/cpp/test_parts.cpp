@@ -2,12 +2,14 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <fstream>
 #include <thread>
 
 #include "cases.h"
 #include "half.h"
 #include "npz.h"
 #include "session.h"
+#include "system_memory.h"
 #include "utf8.h"
 #include "zip.h"
 
@@ -82,6 +84,24 @@ TEST(CancelToken, StopsRunsNowAndLater) {
   EXPECT_EQ(stopped, 1);
   const core::CancelToken::Guard later(&token, [&] { ++stopped; });
   EXPECT_EQ(stopped, 2);
+}
+
+TEST(SystemMemory, IsWhatTheMachineAndTheControlGroupLeave) {
+  const TemporaryFolder root;
+  const auto write = [&](const std::filesystem::path& path, const char* content) {
+    std::filesystem::create_directories((root.path() / path).parent_path());
+    std::ofstream(root.path() / path) << content;
+  };
+  EXPECT_EQ(core::available_bytes(root.path()), std::nullopt);
+  write("proc/meminfo", "MemTotal: 200 kB\nMemAvailable: 100 kB\nHugePages_Total: 0\n");
+  EXPECT_EQ(core::available_bytes(root.path()), 102400);
+  write("sys/fs/cgroup/memory.current", "50000\n");
+  write("sys/fs/cgroup/memory.max", "max\n");
+  EXPECT_EQ(core::available_bytes(root.path()), 102400);
+  write("sys/fs/cgroup/memory.max", "70000\n");
+  write("sys/fs/cgroup/memory.stat", "anon 1\ninactive_file 4000\n");
+  EXPECT_EQ(core::available_bytes(root.path()), 24000);
+  EXPECT_GT(core::available_bytes(), 0);
 }
 
 }  // namespace

@@ -4,6 +4,8 @@
 #include <chrono>
 #include <utility>
 
+#include "system_memory.h"
+
 namespace ctxrt::core {
 namespace {
 
@@ -44,14 +46,21 @@ Status answer_all(Decoding& decoding, std::span<const std::int64_t> ids, const O
 Generator::Generator(const Manifest& manifest, Dispatcher& sessions)
     : manifest_(manifest), decoder_(*manifest.decoder), sessions_(sessions) {}
 
+Ladder Generator::ladder(std::int64_t rows) {
+  auto available = available_bytes();
+  const std::lock_guard lock(mutex_);
+  if (available && kept_ && rows == 1) *available += kept_->cache.bytes();
+  return {manifest_, rows, available};
+}
+
 Result<Generation> Generator::generate(std::span<const std::int64_t> ids, const GenerationSettings& settings,
                                        const OnToken& on_token, CancelToken* cancel) {
   CTXRT_CHECK(settings.check());
   CTXRT_CHECK(check_ids(ids));
-  const Ladder ladder(manifest_, 1);
-  CTXRT_ASSIGN(const auto choice, ladder.choose(std::ssize(ids), settings.max_new_tokens));
-  const std::int64_t limit = settings.max_new_tokens.value_or(ladder.limit(std::ssize(ids)));
-  CTXRT_ASSIGN(auto decoding, begin(ladder, *choice.bucket, ids, cancel));
+  const Ladder buckets = ladder(1);
+  CTXRT_ASSIGN(const auto choice, buckets.choose(std::ssize(ids), settings.max_new_tokens));
+  const std::int64_t limit = settings.max_new_tokens ? *settings.max_new_tokens : buckets.limit(std::ssize(ids));
+  CTXRT_ASSIGN(auto decoding, begin(buckets, *choice.bucket, ids, cancel));
   Generation generation;
   generation.dispatch.prompt_tokens = std::ssize(ids);
   generation.dispatch.reused_tokens = decoding.cache().length();

@@ -16,6 +16,9 @@ class Generator {
  public:
   Generator(const Manifest& manifest, Dispatcher& sessions);
 
+  // The buckets for `rows` texts at once, and the memory that the system has for them now. A text alone may have that
+  // of the kept cache too: it goes on from it, or takes its place.
+  Ladder ladder(std::int64_t rows);
   // Answers the prompt `ids`, (length,). `on_token` may be empty and `cancel` null; `cancel` ends the answer where it
   // is. Errors are told before anything runs, but for those of a backend and of memory that a larger bucket can't have.
   Result<Generation> generate(std::span<const std::int64_t> ids, const GenerationSettings& settings,

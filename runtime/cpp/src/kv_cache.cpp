@@ -3,6 +3,8 @@
 #include <cstring>
 #include <new>
 
+#include "system_memory.h"
+
 namespace ctxrt::core {
 
 Result<KVCache> KVCache::make(const DecoderRecord& decoder, std::int64_t capacity) {
@@ -23,13 +25,20 @@ std::vector<BoundArray> KVCache::arrays(const std::string& prefix) {
 }
 
 Status KVCache::prepare(std::int64_t capacity) {
+  drop_others(capacity);
   if (prepared_.size() == buffers_.size()) return Unit{};
+  if (prepared_.empty()) {
+    const auto left = available_bytes();
+    if (left && decoder_->cache_bytes(1, capacity) > *left) return Unit{};
+  }
   CTXRT_ASSIGN(auto buffer, take(capacity));
   prepared_.push_back(std::move(buffer));
   return Unit{};
 }
 
 Status KVCache::grow(std::int64_t capacity) {
+  drop_others(capacity);
+  if (prepared_.empty()) CTXRT_CHECK(check_memory(capacity));
   const std::size_t filled = tokens_.size() * slot_bytes();
   const std::size_t old_head = capacity_ * slot_bytes(), new_head = capacity * slot_bytes();
   buffers_.resize(2 * decoder_->layers);
@@ -56,6 +65,23 @@ void KVCache::copy_last(std::int64_t slot) {
       std::memcpy(first + slot * bytes, first + (capacity_ - 1) * bytes, bytes);
     }
   }
+}
+
+// Drops what was prepared for another capacity: a text that goes on may skip the bucket that came next.
+void KVCache::drop_others(std::int64_t capacity) {
+  if (prepared_capacity_ != capacity) prepared_.clear();
+  prepared_capacity_ = capacity;
+}
+
+// Refuses buffers that the system has no memory for; those that it holds now are given back as they come.
+Status KVCache::check_memory(std::int64_t capacity) const {
+  const auto left = available_bytes();
+  const std::int64_t needed = decoder_->cache_bytes(1, capacity);
+  if (!left || needed - bytes() <= *left) return Unit{};
+  return Error{
+      ErrorKind::memory_budget,
+      text("a KV cache of 1 x ", capacity, " tokens takes ", needed, " bytes, the system has ", *left, " available"),
+      text("the largest context that fits is ", (*left + bytes()) / decoder_->cache_bytes(1, 1), " tokens"), ""};
 }
 
 Result<KVCache::Buffer> KVCache::take(std::int64_t capacity) const {

@@ -13,7 +13,8 @@ namespace ctxrt::core {
 // Keys and values of the tokens of one text, each buffer (1, kv_heads, capacity, head_size).
 class KVCache {
  public:
-  // Takes the memory, filled with zeros: what is masked must still be finite. `memory_budget` where there is none left.
+  // Takes the memory, filled with zeros: what is masked must still be finite. `memory_budget` where the system has not
+  // so much available; nothing of it is taken then.
   static Result<KVCache> make(const DecoderRecord& decoder, std::int64_t capacity);
 
   std::int64_t capacity() const { return capacity_; }
@@ -26,9 +27,10 @@ class KVCache {
   std::vector<BoundArray> arrays(const std::string& prefix);
 
   // Takes one more buffer of the capacity that `grow` will ask for: the first touch of fresh memory is most of what a
-  // move costs, and one buffer before each of the last steps spreads it.
+  // move costs, and one buffer before each of the last steps spreads it. Where the system has no memory for all of
+  // them, none is taken: the text may end before.
   Status prepare(std::int64_t capacity);
-  // Moves to larger buffers by one copy of what is filled.
+  // Moves to larger buffers by one copy of what is filled. `memory_budget` as `make`.
   Status grow(std::int64_t capacity);
   // Copies what the last slot holds over another slot.
   void copy_last(std::int64_t slot);
@@ -37,6 +39,8 @@ class KVCache {
   using Buffer = std::unique_ptr<std::byte[]>;
 
   explicit KVCache(const DecoderRecord& decoder) : decoder_(&decoder) {}
+  void drop_others(std::int64_t capacity);
+  Status check_memory(std::int64_t capacity) const;
   Result<Buffer> take(std::int64_t capacity) const;
   std::size_t slot_bytes() const { return decoder_->head_size * item_bytes(decoder_->cache_dtype); }
 
@@ -44,6 +48,7 @@ class KVCache {
   std::int64_t capacity_ = 0;
   std::vector<std::int64_t> tokens_;
   std::vector<Buffer> buffers_, prepared_;
+  std::int64_t prepared_capacity_ = 0;
 };
 
 }  // namespace ctxrt::core

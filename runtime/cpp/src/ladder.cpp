@@ -15,9 +15,10 @@ std::string megabytes(std::int64_t bytes) {
 
 }  // namespace
 
-Ladder::Ladder(const Manifest& manifest, std::int64_t rows) : manifest_(manifest), rows_(rows) {
+Ladder::Ladder(const Manifest& manifest, std::int64_t rows, std::optional<std::int64_t> available)
+    : manifest_(manifest), rows_(rows), available_(available) {
   for (const auto& bucket : manifest.buckets) {
-    if (!bucket.memory_budget || bytes_in(bucket) <= *bucket.memory_budget) affordable_.push_back(&bucket);
+    if (!refusal(bucket)) affordable_.push_back(&bucket);
   }
 }
 
@@ -67,10 +68,18 @@ Status Ladder::check_memory(std::int64_t needed) const {
   const std::int64_t most = affordable_.empty() ? 0 : affordable_.back()->max_length;
   if (most > 0 && (needed <= most || most == manifest_.max_length())) return Unit{};
   const auto& bucket = manifest_.buckets[find_bucket(manifest_.buckets, needed).value_or(manifest_.buckets.size() - 1)];
-  return Error{ErrorKind::memory_budget,
-               text(rows_, " x ", needed, " tokens take ", bytes_in(bucket), " bytes in ", bucket.name,
-                    ", its budget is ", *bucket.memory_budget),
-               text("the largest context that fits is ", most, " tokens"), ""};
+  return Error{
+      ErrorKind::memory_budget,
+      text(rows_, " x ", needed, " tokens take ", bytes_in(bucket), " bytes in ", bucket.name, ", ", *refusal(bucket)),
+      text("the largest context that fits is ", most, " tokens"), ""};
+}
+
+// Why a bucket may not take its memory; none: it may.
+std::optional<std::string> Ladder::refusal(const Bucket& bucket) const {
+  const std::int64_t needed = bytes_in(bucket);
+  if (bucket.memory_budget && needed > *bucket.memory_budget) return text("its budget is ", *bucket.memory_budget);
+  if (available_ && needed > *available_) return text("the system has ", *available_, " available");
+  return std::nullopt;
 }
 
 }  // namespace ctxrt::core

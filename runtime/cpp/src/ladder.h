@@ -11,7 +11,8 @@ namespace ctxrt::core {
 // The buckets of a causal language model, for `rows` texts at once.
 class Ladder {
  public:
-  Ladder(const Manifest& manifest, std::int64_t rows);
+  // `available` bytes are what the system can give; none: unknown.
+  Ladder(const Manifest& manifest, std::int64_t rows, std::optional<std::int64_t> available);
 
   // Bytes of the KV cache in `bucket`, and of what a chunk of a prompt needs besides.
   std::int64_t bytes_in(const Bucket& bucket) const;
@@ -31,10 +32,12 @@ class Ladder {
  private:
   Status check_length(std::int64_t prompt, std::int64_t fresh) const;
   Status check_memory(std::int64_t needed) const;
+  std::optional<std::string> refusal(const Bucket& bucket) const;
 
   const Manifest& manifest_;
   std::int64_t rows_;
-  std::vector<const Bucket*> affordable_;  // those whose memory budget holds what they take, in ascending order
+  std::optional<std::int64_t> available_;
+  std::vector<const Bucket*> affordable_;  // those that may take their memory, in ascending order
 };
 
 }  // namespace ctxrt::core

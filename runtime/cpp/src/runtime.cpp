@@ -84,7 +84,7 @@ Result<Explanation> Runtime::explain(std::int64_t length, std::int64_t batch) {
                        planned.note};
   }
   if (generator_) {
-    CTXRT_ASSIGN(const auto choice, Ladder(manifest(), batch).choose(length, std::nullopt));
+    CTXRT_ASSIGN(const auto choice, generator_->ladder(batch).choose(length, std::nullopt));
     CTXRT_ASSIGN(const auto session, dispatcher_.session(*choice.bucket, form_alone()));
     return Explanation{length, choice.bucket->name, session->backend(), 1, choice.reason};
   }

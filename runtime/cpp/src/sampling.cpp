@@ -78,6 +78,7 @@ std::int64_t Sampler::pick(std::span<const float> logits, const std::set<std::in
 std::int64_t Sampler::draw(std::span<const float> logits) {
   const auto tokens = ranked(logits, settings_.top_k.value_or(std::ssize(logits)));
   std::vector<double> scores;
+  scores.reserve(tokens.size());
   for (const auto token : tokens) scores.push_back(double{logits[token]} / settings_.temperature);
   std::vector<double> cumulated;
   std::vector<std::int64_t> kept;

@@ -58,7 +58,7 @@ Result<ParityCase> run_text(Dispatcher& dispatcher, const Manifest& manifest, co
   const Tensor row = row_of(one.inputs.find("input_ids")->second, 0);
   const auto ids = row.as<std::int64_t>();
   const std::size_t greedy = std::min(kGreedyTokens, ids.size() - 1), given = ids.size() - greedy;
-  const Ladder ladder(manifest, 1);
+  const Ladder ladder(manifest, 1, std::nullopt);
   CTXRT_ASSIGN(auto cache, KVCache::make(*manifest.decoder, bucket.max_length));
   Decoding decoding(*manifest.decoder, dispatcher, ladder, bucket, std::move(cache), nullptr);
   CTXRT_ASSIGN(auto logits, decoding.read(ids.first(given)));

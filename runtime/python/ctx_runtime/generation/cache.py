@@ -49,6 +49,7 @@ class KVCache:
         The first touch of fresh memory is most of what a move costs. One buffer before each of the last steps in a
         cache spreads it. Where the system has no memory for all of them, none is taken: the text may end before.
         """
+        self._drop_others(capacity)
         missing = next((slot for slot in self.buffers if slot not in self.prepared), None)
         if missing is not None and (self.prepared or self._fits(capacity)):
             self.prepared[missing] = self._take(capacity)
@@ -59,6 +60,7 @@ class KVCache:
         Raises:
             MemoryBudgetError: the system has not so much memory available.
         """
+        self._drop_others(capacity)
         if not self.prepared:
             self._check_memory(capacity, given_back=self.nbytes)
         filled = self.longest
@@ -73,6 +75,10 @@ class KVCache:
         """Copy what the last slot of a row holds over another slot."""
         for buffer in self.buffers.values():
             buffer[row, :, slot] = buffer[row, :, -1]
+
+    def _drop_others(self, capacity: int) -> None:
+        """Drop what was prepared for another capacity: a text that goes on may skip the bucket that came next."""
+        self.prepared = {slot: buffer for slot, buffer in self.prepared.items() if buffer.shape[2] == capacity}
 
     def _fits(self, capacity: int) -> bool:
         left = available_bytes()
