@@ -69,7 +69,7 @@ class Options(NamedTuple):
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--requests", type=int, default=96, help="of a round")
+    parser.add_argument("--requests", type=int, default=80, help="of a round")
     parser.add_argument("--rounds", type=int, default=2, help="each of other requests")
     parser.add_argument("--seconds", type=float, default=6.0, help="of arrivals in each round under load")
     options, load = Options(**vars(parser.parse_args())), os.getloadavg()[0]
