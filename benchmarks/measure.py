@@ -29,8 +29,8 @@ def minilm() -> Path:
 
 
 def counting(tokenizer: Path, length: int, turn: int) -> list[int]:
-    """A prompt of `length` tokens, which no model of language ends, and which begins otherwise in every turn."""
-    numbers = range(1 + 1000 * turn, 1 + 1000 * turn + length)
+    """A prompt of `length` tokens, which no model of language ends; nine turns begin with a digit of their own."""
+    numbers = range(1000 * (turn + 1), 1000 * (turn + 1) + length)
     text = ", ".join(map(str, numbers))
     return Tokenizer.from_file(str(tokenizer)).encode(text, add_special_tokens=False).ids[:length]
 
