@@ -58,7 +58,8 @@ def test_the_wheel_holds_the_packages_and_the_profiles_and_nothing_else(wheel: P
     assert {f"{package}/py.typed" for package in ("ctx_export", "ctx_models", "ctx_runtime")} <= files
     shipped = {path.name for path in (ROOT / "profiles").glob("*.yaml")}
     assert {Path(name).name for name in files if name.endswith(".yaml")} == shipped
-    assert {name for name in files if name.endswith(".j2")} == {"ctx_export/templates/report.html.j2"}
+    templates = {path.name for path in (ROOT / "exporter" / "ctx_export" / "templates").iterdir()}
+    assert {Path(name).name for name in files if name.startswith("ctx_export/templates/")} == templates
     assert {Path(name).suffix for name in files} == {".py", ".typed", ".yaml", ".j2"}
 
 
