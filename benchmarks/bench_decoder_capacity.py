@@ -110,7 +110,7 @@ def one_move(runtime: Runtime, turn: int) -> tuple[float, float, float]:
         seconds.append(time.thread_time() - started)
     generation.cancel()
     assert generation.dispatch.buckets == (FROM, TO)
-    prepared = len(list(decoder.slots))
+    prepared = decoder.layers
     step = float(np.median(seconds[-2 * prepared - 1 : -prepared - 1]))
     return step, seconds[-1] - step, sum(seconds[-prepared - 1 : -1]) - prepared * step
 

@@ -20,7 +20,7 @@ class KVCache:
     Attributes:
         tokens: of each row, as far as their keys and values are cached; in a full cache the oldest may have left it.
         buffers: by the name of the cache's tensor, `key.0` …, each `(rows, kv_heads, capacity, head_size)`.
-        prepared: larger ones, taken before they are needed.
+        prepared: larger ones by layer, taken before they are needed.
 
     Raises:
         MemoryBudgetError: the system has not so much memory available; nothing of it is taken then.
@@ -30,8 +30,10 @@ class KVCache:
         self.decoder, self.capacity = decoder, capacity
         self.tokens: list[list[int]] = [[] for _ in range(rows)]
         self._check_memory(capacity)
-        self.buffers = {slot: self._take(capacity) for slot in decoder.slots}
-        self.prepared: dict[str, np.ndarray] = {}
+        self.buffers: dict[str, np.ndarray] = {}
+        for layer in range(decoder.layers):
+            self.buffers |= self._take(layer, capacity)
+        self.prepared: dict[int, dict[str, np.ndarray]] = {}
 
     @property
     def nbytes(self) -> int:
@@ -44,15 +46,15 @@ class KVCache:
         return max(map(len, self.tokens))
 
     def prepare(self, capacity: int) -> None:
-        """Take one more buffer of the capacity that `grow` will ask for.
+        """Take the buffers of one more layer, of the capacity that `grow` will ask for.
 
-        The first touch of fresh memory is most of what a move costs. One buffer before each of the last steps in a
+        The first touch of fresh memory is most of what a move costs. One layer before each of the last steps in a
         cache spreads it. Where the system has no memory for all of them, none is taken: the text may end before.
         """
         self._drop_others(capacity)
-        missing = next((slot for slot in self.buffers if slot not in self.prepared), None)
+        missing = next((layer for layer in range(self.decoder.layers) if layer not in self.prepared), None)
         if missing is not None and (self.prepared or self._fits(capacity)):
-            self.prepared[missing] = self._take(capacity)
+            self.prepared[missing] = self._take(missing, capacity)
 
     def grow(self, capacity: int) -> None:
         """Move to larger buffers by one copy of what is filled.
@@ -64,11 +66,11 @@ class KVCache:
         if not self.prepared:
             self._check_memory(capacity, given_back=self.nbytes)
         filled = self.longest
-        for slot, buffer in self.buffers.items():
-            larger = self.prepared.pop(slot, None)
-            larger = self._take(capacity) if larger is None else larger
-            larger[:, :, :filled] = buffer[:, :, :filled]
-            self.buffers[slot] = larger
+        for layer in range(self.decoder.layers):
+            larger = self.prepared.pop(layer, None) or self._take(layer, capacity)
+            for slot, buffer in larger.items():
+                buffer[:, :, :filled] = self.buffers[slot][:, :, :filled]
+            self.buffers |= larger
         self.capacity = capacity
 
     def copy_last(self, row: int, slot: int) -> None:
@@ -78,7 +80,8 @@ class KVCache:
 
     def _drop_others(self, capacity: int) -> None:
         """Drop what was prepared for another capacity: a text that goes on may skip the bucket that came next."""
-        self.prepared = {slot: buffer for slot, buffer in self.prepared.items() if buffer.shape[2] == capacity}
+        if any(buffer.shape[2] != capacity for larger in self.prepared.values() for buffer in larger.values()):
+            self.prepared = {}
 
     def _fits(self, capacity: int) -> bool:
         left = available_bytes()
@@ -95,19 +98,22 @@ class KVCache:
                 hint=f"the largest context that fits is {fits} tokens",
             )
 
-    def _take(self, capacity: int) -> np.ndarray:
-        """A buffer of zeros whose memory is there: what is masked must still be finite."""
+    def _take(self, layer: int, capacity: int) -> dict[str, np.ndarray]:
+        """The keys and values of a layer, zeros whose memory is there: what is masked must still be finite.
+
+        They are one piece of memory: from 4 MiB on numpy asks for huge pages, whose first touch takes a fraction.
+        """
         decoder = self.decoder
-        shape = (len(self.tokens), decoder.kv_heads, capacity, decoder.head_size)
+        shape = (2, len(self.tokens), decoder.kv_heads, capacity, decoder.head_size)
         try:
-            buffer = np.empty(shape, decoder.cache_dtype)
+            pair = np.empty(shape, decoder.cache_dtype)
         except MemoryError as error:
             raise MemoryBudgetError(
                 f"no memory left for a KV cache of {self._bytes(capacity)} bytes",
                 hint="generate fewer or shorter texts at a time",
             ) from error
-        buffer.fill(0)
-        return buffer
+        pair.fill(0)
+        return {f"key.{layer}": pair[0], f"value.{layer}": pair[1]}
 
     def _bytes(self, capacity: int) -> int:
         return self.decoder.cache_bytes(batch=len(self.tokens), capacity=capacity)

@@ -104,10 +104,10 @@ class Decoding:
         return logits
 
     def _approach(self, larger: BucketRecord, left: int) -> None:
-        """Move to the next bucket if this one has no slots left; take its buffers one by one before that."""
+        """Move to the next bucket if this one has no slots left; take its buffers layer by layer before that."""
         if left == 0:
             self._move(larger)
-        elif larger.network == self.bucket.network and left <= len(self.cache.buffers):
+        elif larger.network == self.bucket.network and left <= self.cache.decoder.layers:
             self.cache.prepare(larger.max_length)
 
     def _move(self, larger: BucketRecord) -> None:
