@@ -101,7 +101,7 @@ class KVCache:
     def _take(self, layer: int, capacity: int) -> dict[str, np.ndarray]:
         """The keys and values of a layer, zeros whose memory is there: what is masked must still be finite.
 
-        They are one piece of memory: from 4 MiB on numpy asks for huge pages, whose first touch takes a fraction.
+        They are one piece of memory: from 4 MiB on numpy asks for huge pages, whose first touch takes half the time.
         """
         decoder = self.decoder
         shape = (2, len(self.tokens), decoder.kv_heads, capacity, decoder.head_size)
