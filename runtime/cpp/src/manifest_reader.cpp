@@ -409,18 +409,12 @@ void check_decoder(const Manifest& manifest, Problems& problems) {
   }
 }
 
-std::vector<std::int64_t> read_planned_inputs(const Value& value) {
-  return read_all(value, 2, 65, [](const Value& inputs) { return inputs.integer(kNotNegative); });
-}
-
 void check_planned_inputs(const Manifest& manifest, Problems& problems) {
-  if (!manifest.planned_inputs) return;
-  const auto& planned = *manifest.planned_inputs;
-  const bool any = std::any_of(planned.begin(), planned.end(), [](std::int64_t inputs) { return inputs > 0; });
-  if (planned.size() != manifest.buckets.size() + 1 || !any) {
-    problems.add("planned_inputs", text("expected ", manifest.buckets.size() + 1,
-                                        " counts, one for each bucket and one for longer inputs"));
-  }
+  const auto& planned = manifest.planned_inputs;
+  const auto wanted = manifest.buckets.size() + 1;
+  const auto some = [](std::int64_t inputs) { return inputs > 0; };
+  if (!planned || (planned->size() == wanted && std::any_of(planned->begin(), planned->end(), some))) return;
+  problems.add("planned_inputs", text("expected ", wanted, " counts, one for each bucket and one for longer inputs"));
 }
 
 // What holds between the fields.
@@ -471,7 +465,9 @@ Manifest read_manifest(const Value& value, Problems& problems) {
   manifest.tokenizer = read_nullable(object.required("tokenizer"), read_path);
   manifest.parity_report = read_nullable(object.required("parity_report"), read_path);
   if (const auto planned = object.optional("planned_inputs")) {
-    manifest.planned_inputs = read_nullable(*planned, read_planned_inputs);
+    manifest.planned_inputs = read_nullable(*planned, [](const Value& counts) {
+      return read_all(counts, 2, 65, [](const Value& inputs) { return inputs.integer(kNotNegative); });
+    });
   }
   manifest.files = read_all(object.required("files"), 0, 4096, read_file);
   object.finish();
